@@ -1,0 +1,5 @@
+"""Class names in label order."""
+
+from .classes import load_classes
+
+__all__ = ['load_classes']

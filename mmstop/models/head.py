@@ -1,0 +1,84 @@
+"""Classification against the sentences of a text tower."""
+
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from mmaction.models.heads import BaseHead
+from torch import Tensor
+
+from mmstop.datasets.classes import load_classes
+from mmstop.registry import MODELS
+
+__all__ = ['CLIPTextHead']
+
+
+@MODELS.register_module()
+class CLIPTextHead(BaseHead):
+    """Score videos by their cosine with one sentence a class (STOP, Eq. 14).
+
+    (B, E) -> (B, K): ``exp(logit_scale)``, CLIP's learned inverse temperature, times the
+    cosine. While the text tower is frozen its K sentences are encoded once, into a plain
+    attribute that no checkpoint and no broadcast sees.
+
+    Args:
+        text: config of the text tower.
+        classes: class names in label order, or the name of a list that comes with the
+            package ('ucf101', 'hmdb51', 'ssv2', ...), or the path of a file with one
+            name a line.
+        template: sentence with ``{}`` where the class name goes.
+        **kwargs: those of MMAction2's ``BaseHead``: ``loss_cls``, ``topk``,
+            ``label_smooth_eps``, ``average_clips``, ``multi_class``, ``init_cfg``.
+
+    Raises:
+        ValueError: ``template`` has no ``{}``, the list of classes is faulty, or a
+            sentence is too long for the text tower.
+    """
+
+    def __init__(
+        self,
+        text: dict,
+        classes: Union[Sequence[str], str],
+        template: str = 'a video of a person doing {}',
+        **kwargs: Any,
+    ) -> None:
+        names = load_classes(classes)
+        if '{}' not in template:
+            raise ValueError(f"template={template!r} has no '{{}}' for the class name")
+        tower = MODELS.build(text)
+        super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
+        self.text = tower
+        self.sentences = [template.format(name) for name in names]
+        self._tokens = tower.tokenize(self.sentences)  # (K, L)
+        self._cache: Optional[Tensor] = None
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """Score features against the sentences: (B, E) -> (B, K)."""
+        scale = self.text.logit_scale.exp()
+        return scale * F.normalize(x, dim=-1) @ self._sentence_features(x.device).T
+
+    def train(self, mode: bool = True) -> 'CLIPTextHead':
+        if mode and self._learns():
+            self._cache = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._cache = None
+        super()._load_from_state_dict(*args)
+
+    def _learns(self) -> bool:
+        return any(p.requires_grad for p in self.text.parameters())
+
+    def _sentence_features(self, device: torch.device) -> Tensor:
+        """Return the sentences' unit-norm features, (K, E)."""
+        if self.training and self._learns():
+            return self._encode(device)
+        if self._cache is None or self._cache.device != device:
+            # What is kept for ever is computed in full precision.
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                self._cache = self._encode(device)
+        return self._cache
+
+    def _encode(self, device: torch.device) -> Tensor:
+        return F.normalize(self.text(self._tokens.to(device)), dim=-1).float()

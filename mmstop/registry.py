@@ -1,0 +1,37 @@
+"""The one door to the MM registries.
+
+A part registered here is known as ``mmstop.Name`` in every scope and as ``Name``
+wherever MMEngine's root registry is searched, which is everywhere. A registration in
+MMAction2's registry alone would be invisible to MMPretrain and plain MMEngine configs.
+"""
+
+from typing import Any, Optional, Union
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+__all__ = ['FUNCTIONS', 'HOOKS', 'MODELS']
+
+
+class SharedRegistry(Registry):
+    """Register a module here and in the parent, MMEngine's root registry."""
+
+    def _register_module(
+        self,
+        module: Any,
+        module_name: Optional[Union[str, list[str]]] = None,
+        force: bool = False,
+    ) -> None:
+        super()._register_module(module, module_name, force)
+        self.parent._register_module(module, module_name, force)
+
+
+def _shared(parent: Registry, locations: list[str]) -> SharedRegistry:
+    return SharedRegistry(
+        parent.name, parent=parent, scope='mmstop', locations=locations
+    )
+
+
+MODELS = _shared(root.MODELS, ['mmstop.towers', 'mmstop.methods', 'mmstop.models'])
+FUNCTIONS = _shared(root.FUNCTIONS, ['mmstop.engine'])
+HOOKS = _shared(root.HOOKS, ['mmstop.engine'])

@@ -1,0 +1,142 @@
+"""The interface that the CLIP towers and every method around them share."""
+
+from typing import Optional
+
+from torch import Tensor, nn
+
+from mmstop.registry import MODELS
+
+__all__ = ['Tower', 'TunedTower']
+
+
+class Tower(nn.Module):
+    """A transformer encoder seen as four steps: embed, attend, feed, pool.
+
+    Video tokens are (B, T, L, D), one sequence a frame; text tokens are (B, L, D).
+    Token 0 is CLS (or start of text) and the patches are the last N tokens of a frame.
+    """
+
+    @property
+    def width(self) -> int:
+        """Width of the tokens, D."""
+        raise NotImplementedError
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        raise NotImplementedError
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the joint embedding, E."""
+        raise NotImplementedError
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Turn inputs into the tokens that enter the first block.
+
+        (B, 3, T, H, W) -> (B, T, 1 + N, D) for video, (B, L) -> (B, L, D) for text.
+        """
+        raise NotImplementedError
+
+    def attend(
+        self,
+        i: int,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Run the attention branch of block ``i``, without the residual.
+
+        Args:
+            i: block, in [0, depth).
+            x: queries (..., L, D), before the block's LayerNorm.
+            context: keys and values (..., M, D), before the same LayerNorm; ``x``
+                itself when None.
+            mask: broadcasts to (..., L, M); bool, True where a query may look, or
+                float, added to the scores.
+        Returns:
+            what the residual stream gains, (..., L, D).
+        """
+        raise NotImplementedError
+
+    def feed(self, i: int, x: Tensor) -> Tensor:
+        """Run the MLP branch of block ``i``, without the residual: (..., D)."""
+        raise NotImplementedError
+
+    def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """Turn the last block's tokens into one embedding a sample: (B, E)."""
+        raise NotImplementedError
+
+    def project(self, x: Tensor) -> Tensor:
+        """Apply the final LayerNorm and projection: (..., D) -> (..., E)."""
+        raise NotImplementedError
+
+    def cls_attention(self, i: int, x: Tensor) -> Tensor:
+        """Compute how CLS looks at its own frame's patches in block ``i``.
+
+        Returns:
+            softmax over the patches, averaged over heads, (..., L, D) -> (..., N).
+        """
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Embed a batch: (B, 3, T, H, W) or (B, L) -> (B, E), not normalised."""
+        x = self.embed(inputs)
+        for i in range(self.depth):
+            x = x + self.attend(i, x)
+            x = x + self.feed(i, x)
+        return self.pool(x, inputs)
+
+
+class TunedTower(Tower):
+    """A tower around a tower: what a method does not override is delegated.
+
+    Args:
+        clip: config of the tower inside, e.g. ``dict(type='CLIPViT', ...)``; it may be
+            a method again.
+    """
+
+    def __init__(self, clip: dict) -> None:
+        super().__init__()
+        self.clip: Tower = MODELS.build(clip)
+
+    @property
+    def width(self) -> int:
+        return self.clip.width
+
+    @property
+    def depth(self) -> int:
+        return self.clip.depth
+
+    @property
+    def out_dim(self) -> int:
+        return self.clip.out_dim
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches."""
+        return self.clip.grid
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return self.clip.embed(inputs)
+
+    def attend(
+        self,
+        i: int,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        return self.clip.attend(i, x, context, mask)
+
+    def feed(self, i: int, x: Tensor) -> Tensor:
+        return self.clip.feed(i, x)
+
+    def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
+        return self.clip.pool(x, inputs)
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.clip.project(x)
+
+    def cls_attention(self, i: int, x: Tensor) -> Tensor:
+        return self.clip.cls_attention(i, x)

@@ -1,0 +1,294 @@
+"""CLIP's two towers on open_clip's blocks and weights.
+
+CLIP: Radford et al., "Learning Transferable Visual Models From Natural Language
+Supervision", ICML 2021, https://arxiv.org/abs/2103.00020. open_clip builds the modules
+and loads the weights; the order in which they run is ours, so that methods can step in
+between and attend to contexts of any length.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmstop.registry import MODELS
+
+from .base import Tower
+from .weights import build_clip, resolve_arch
+
+__all__ = ['CLIPText', 'CLIPTower', 'CLIPViT']
+
+
+class CLIPTower(Tower):
+    """What the two towers share: freezing, the blocks' two branches, the projection.
+
+    Every parameter is frozen but those whose name ``trainable`` matches. Loading a
+    ``state_dict`` that lacks frozen parameters is no error, since construction has
+    already given them their values.
+
+    Args:
+        arch: open_clip's name, e.g. 'ViT-B-32-quickgelu', or the path of a JSON file
+            with an architecture in open_clip's form.
+        weights: open_clip's tag, e.g. 'openai', or the path of a weights file
+            (OpenAI's ``.pt`` archive, open_clip's ``.pt`` or ``.safetensors``), or
+            'mmstop' for those that come with this package. None gives random weights,
+            the same ones every time.
+        trainable: regular expression searched for in the tower's parameter names.
+
+    Raises:
+        ValueError: ``arch`` is unknown or no plain ViT, the weights do not belong to
+            it, or ``trainable`` matches nothing.
+        FileNotFoundError: ``weights`` is neither a tag of ``arch`` nor a file.
+    """
+
+    def __init__(
+        self, arch: str, weights: Optional[str], trainable: Optional[str] = None
+    ) -> None:
+        super().__init__()
+        self.arch = resolve_arch(arch)
+        self.source = weights or 'random'
+        self._take(build_clip(self.arch, weights))
+        self._freeze(trainable)
+
+    def _take(self, clip: nn.Module) -> None:
+        """Keep the modules of ``clip`` that this tower needs."""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        raise NotImplementedError
+
+    @property
+    def final_norm(self) -> nn.LayerNorm:
+        raise NotImplementedError
+
+    @property
+    def projection(self) -> nn.Parameter:
+        """Matrix (D, E) into the joint embedding."""
+        raise NotImplementedError
+
+    def _freeze(self, trainable: Optional[str]) -> None:
+        names = [name for name, _ in self.named_parameters()]
+        if trainable is not None and not any(re.search(trainable, n) for n in names):
+            raise ValueError(
+                f'trainable={trainable!r} matches no parameter of the {self.arch} '
+                f'{type(self).__name__}; names look like {names[:3]}'
+            )
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(bool(trainable and re.search(trainable, name)))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        # Checkpoints hold what was trained; the frozen rest is already here.
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                state_dict.setdefault(prefix + name, parameter.detach())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def width(self) -> int:
+        return self.final_norm.normalized_shape[0]
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def out_dim(self) -> int:
+        return self.projection.shape[1]
+
+    def attend(
+        self,
+        i: int,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        block = self.blocks[i]
+        q, k, v = self._qkv(i, x, context)
+        if mask is not None and mask.dim() > 2:
+            # (..., L, M) -> (prod(...), 1, L, M): the same for every head
+            mask = mask.expand(*x.shape[:-2], *mask.shape[-2:])
+            mask = mask.reshape(-1, 1, *mask.shape[-2:])
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = out.transpose(1, 2).reshape(x.shape)  # heads side by side again
+        return block.ls_1(block.attn.out_proj(out))
+
+    def _qkv(
+        self, i: int, x: Tensor, context: Optional[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project to (prod(...), heads, L or M, D / heads)."""
+        block = self.blocks[i]
+        weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+        if context is None:
+            q, k, v = F.linear(block.ln_1(x), weight, bias).chunk(3, dim=-1)
+        else:
+            D = self.width
+            q = F.linear(block.ln_1(x), weight[:D], bias[:D])
+            k, v = F.linear(block.ln_1(context), weight[D:], bias[D:]).chunk(2, dim=-1)
+        return self._heads(i, q), self._heads(i, k), self._heads(i, v)
+
+    def _heads(self, i: int, x: Tensor) -> Tensor:
+        """(..., L, D) -> (prod(...), heads, L, D / heads)."""
+        x = x.reshape(-1, *x.shape[-2:])
+        return x.unflatten(-1, (self.blocks[i].attn.num_heads, -1)).transpose(1, 2)
+
+    def feed(self, i: int, x: Tensor) -> Tensor:
+        block = self.blocks[i]
+        return block.ls_2(block.mlp(block.ln_2(x)))
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.final_norm(x) @ self.projection
+
+
+@MODELS.register_module()
+class CLIPViT(CLIPTower):
+    """CLIP's video tower: every frame by itself, then the mean over frames.
+
+    (B, 3, T, H, W) -> (B, E): the mean over frames of the unit-norm projected CLS.
+    ``H`` and ``W`` are those of the architecture; the pixels are normalised with
+    CLIP's mean and standard deviation.
+    """
+
+    def _take(self, clip: nn.Module) -> None:
+        self.visual = clip.visual
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.visual.transformer.resblocks
+
+    @property
+    def final_norm(self) -> nn.LayerNorm:
+        return self.visual.ln_post
+
+    @property
+    def projection(self) -> nn.Parameter:
+        return self.visual.proj
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches."""
+        return self.visual.grid_size
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Tokens after ``ln_pre``: (B, 3, T, H, W) -> (B, T, 1 + N, D).
+
+        Raises:
+            ValueError: the frames are not of the size that the tower was built for.
+        """
+        self._check(inputs)
+        B, _, T = inputs.shape[:3]
+        x = self.visual.conv1(inputs.transpose(1, 2).flatten(0, 1))  # (BT, D, rows, cols)
+        x = x.flatten(2).transpose(1, 2)  # (BT, N, D)
+        cls = self.visual.class_embedding.expand(B * T, 1, -1).to(x)
+        x = torch.cat([cls, x], dim=1) + self.visual.positional_embedding
+        return self.visual.ln_pre(x).unflatten(0, (B, T))
+
+    def _check(self, video: Tensor) -> None:
+        size = tuple(self.visual.image_size)
+        if video.dim() != 5 or video.shape[1] != 3 or video.shape[2] < 1:
+            raise ValueError(
+                f'got a video of shape {tuple(video.shape)}, expected (B, 3, T, H, W) '
+                f"with T >= 1; end the pipeline with FormatShape(input_format='NCTHW')"
+            )
+        if tuple(video.shape[3:]) != size:
+            raise ValueError(
+                f'got frames of {tuple(video.shape[3:])} pixels, {self.arch} was built '
+                f'for {size}; resize and crop to {size} in the pipeline, or choose an '
+                f'architecture of another image size'
+            )
+
+    def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """Average the unit-norm projected CLS over sequences: (B, T, L, D) -> (B, E)."""
+        return F.normalize(self.project(x[:, :, 0]), dim=-1).mean(dim=1)
+
+    def cls_attention(self, i: int, x: Tensor) -> Tensor:
+        N = self.grid[0] * self.grid[1]
+        q, k, _ = self._qkv(i, x[..., :1, :], x[..., -N:, :])
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (..., heads, 1, N)
+        return scores.float().softmax(-1).mean(1).reshape(*x.shape[:-2], N)
+
+
+@MODELS.register_module()
+class CLIPText(CLIPTower):
+    """CLIP's text tower: (B, L) token ids -> (B, E), with L up to the context length.
+
+    ``logit_scale`` is the logarithm of CLIP's learned inverse temperature, Eq. 14.
+    """
+
+    def _take(self, clip: nn.Module) -> None:
+        self.transformer = clip.transformer
+        self.token_embedding = clip.token_embedding
+        self.positional_embedding = clip.positional_embedding
+        self.ln_final = clip.ln_final
+        self.text_projection = clip.text_projection
+        self.logit_scale = clip.logit_scale
+        self.tokenizer = open_clip.get_tokenizer(self.arch)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.resblocks
+
+    @property
+    def final_norm(self) -> nn.LayerNorm:
+        return self.ln_final
+
+    @property
+    def projection(self) -> nn.Parameter:
+        return self.text_projection
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of tokens that a text may have."""
+        return self.positional_embedding.shape[0]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Tokenise to the length of the longest text: K texts -> (K, L), int64.
+
+        Attention is causal and the embedding is read at the end token, so what would
+        follow it as padding changes nothing and is left out.
+
+        Raises:
+            ValueError: a text has more tokens than the tower has positions.
+        """
+        ids = [self.tokenizer.encode(text) for text in texts]
+        room = self.context_length - 2  # start and end of text
+        for text, tokens in zip(texts, ids):
+            if len(tokens) > room:
+                raise ValueError(
+                    f'{text!r} has {len(tokens)} tokens, {self.arch} has room for '
+                    f'{room}; shorten the text or the template around it'
+                )
+        length = max(len(tokens) for tokens in ids) + 2
+        return self.tokenizer(list(texts), context_length=length)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        x = self.token_embedding(inputs)
+        return x + self.positional_embedding[: inputs.shape[1]]
+
+    def attend(
+        self,
+        i: int,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """As every tower's, but causal where no mask says otherwise.
+
+        The queries stand at the end of a longer context.
+        """
+        if mask is None:
+            L, M = x.shape[-2], (x if context is None else context).shape[-2]
+            mask = torch.ones(L, M, dtype=torch.bool, device=x.device).tril(M - L)
+        return super().attend(i, x, context, mask)
+
+    def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
+        """Read the projected end token: (B, L, D) -> (B, E), not normalised."""
+        # The end token has the largest id of CLIP's vocabulary.
+        end = inputs.argmax(dim=-1)
+        return self.project(x[torch.arange(len(x), device=x.device), end])

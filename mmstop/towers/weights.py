@@ -1,0 +1,305 @@
+"""Architectures and weights: from names and files to a checked open_clip model.
+
+open_clip would interpolate positional embeddings, warn of a wrong activation and go on;
+each silently costs accuracy, so here they are errors that name the remedy.
+"""
+
+import difflib
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Optional
+
+import open_clip
+import torch
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from torch import Tensor, nn
+
+__all__ = ['build_clip', 'resolve_arch']
+
+ASSETS = Path(__file__).parents[1] / 'assets'
+PACKAGED = 'mmstop'  # weights='mmstop': those that come with the package
+RANDOM_SEED = 0  # weights=None: the same random tower in every process and run
+
+open_clip.add_model_config(ASSETS)
+
+
+def resolve_arch(arch: str) -> str:
+    """Return open_clip's name of an architecture, reading it from a file if need be.
+
+    Raises:
+        ValueError: no such architecture.
+        FileNotFoundError: ``arch`` ends in '.json' and there is no such file.
+    """
+    if arch.endswith('.json'):
+        if not Path(arch).is_file():
+            raise FileNotFoundError(f'arch={arch!r}: there is no such file')
+        open_clip.add_model_config(arch)
+        arch = Path(arch).stem
+    if open_clip.get_model_config(arch) is None:
+        near = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
+        raise ValueError(
+            f'arch={arch!r} is not an architecture of open_clip; did you mean '
+            f'{" or ".join(near) or "one of open_clip.list_models()"}?'
+        )
+    return arch
+
+
+def build_clip(arch: str, weights: Optional[str]) -> nn.Module:
+    """Build open_clip's model of ``arch`` with ``weights`` in it, in float32.
+
+    Args:
+        arch: open_clip's name, as from :func:`resolve_arch`.
+        weights: a tag, a file, 'mmstop' or None; see ``CLIPTower``.
+
+    Raises:
+        ValueError: ``arch`` is no plain ViT with a plain text transformer, or the
+            weights are of another architecture, image size or activation.
+        FileNotFoundError: ``weights`` is neither a tag of ``arch`` nor a file.
+        RuntimeError: the weights of a tag cannot be fetched.
+    """
+    config = _plain_config(arch)
+    path = _locate(arch, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        clip = open_clip.CLIP(**config)
+    if path is not None:
+        state = _read(path)
+        _check_fits(arch, path, clip, state)
+        clip.load_state_dict(state)
+    return clip
+
+
+def _locate(arch: str, weights: Optional[str]) -> Optional[Path]:
+    """Find the file behind ``weights``, downloading what a tag names."""
+    if weights is None:
+        return None
+    if weights == PACKAGED:
+        return _packaged(arch)
+    tag = get_pretrained_cfg(arch, weights)
+    if tag:
+        _check_activation(arch, bool(tag.get('quick_gelu')), f'weights={weights!r}')
+        return _download(arch, weights, tag)
+    if Path(weights).is_file():
+        return Path(weights)
+    raise FileNotFoundError(
+        f'weights={weights!r} is neither a file nor a tag of {arch}, whose tags are '
+        f'{list_pretrained_tags_by_model(arch)}; give one of them or the path of a '
+        f'downloaded file'
+    )
+
+
+def _packaged(arch: str) -> Path:
+    path = ASSETS / f'{arch}.safetensors'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'weights={PACKAGED!r} with arch={arch!r}: this package brings weights for '
+            f'{sorted(p.stem for p in ASSETS.glob("*.safetensors"))} only; give a tag '
+            f'or a file'
+        )
+    return path
+
+
+def _download(arch: str, weights: str, tag: dict) -> Path:
+    try:
+        return Path(open_clip.download_pretrained(tag))
+    except Exception as error:
+        raise RuntimeError(
+            f'weights={weights!r} of {arch} could not be downloaded ({error}); fetch '
+            f'the file where there is a network and give its path as weights='
+        ) from error
+
+
+def _check_activation(arch: str, quick_gelu: bool, what: str) -> None:
+    """Refuse weights that were trained with the other GELU than ``arch`` has."""
+    if quick_gelu == bool(open_clip.get_model_config(arch).get('quick_gelu')):
+        return
+    twin = arch + '-quickgelu' if quick_gelu else arch.removesuffix('-quickgelu')
+    raise ValueError(
+        f'{what} was trained with {"QuickGELU" if quick_gelu else "GELU"}, '
+        f'arch={arch!r} has the other, which would silently cost accuracy; '
+        f'say arch={twin!r}'
+    )
+
+
+# What a tower's config may say; all else changes blocks or pooling in ways that
+# ``CLIPTower`` would not run as they were trained.
+PLAIN = {
+    'model': {'embed_dim', 'vision_cfg', 'text_cfg', 'quick_gelu'},
+    'vision': {
+        'image_size',
+        'layers',
+        'width',
+        'head_width',
+        'patch_size',
+        'mlp_ratio',
+        'ls_init_value',
+    },
+    'text': {'context_length', 'vocab_size', 'width', 'heads', 'layers', 'mlp_ratio'},
+}
+
+
+def _plain_config(arch: str) -> dict:
+    """Return open_clip's config of ``arch`` if it is a CLIP of plain transformers."""
+    config = open_clip.get_model_config(arch)
+    config['vision_cfg'].pop('patch_dropout', None)  # it would drop patches at random
+    vision, text = config['vision_cfg'], config['text_cfg']
+    odd = (
+        (config.keys() - PLAIN['model'])
+        | (vision.keys() - PLAIN['vision'])
+        | (text.keys() - PLAIN['text'])
+    )
+    if odd or isinstance(vision['layers'], list):
+        raise ValueError(
+            f'arch={arch!r} is not a CLIP of plain transformers: its config has '
+            f'{sorted(odd) or "a ResNet"}; choose one such as ViT-B-32-quickgelu, '
+            f'ViT-B-16-quickgelu or ViT-L-14-quickgelu'
+        )
+    return config
+
+
+def _check_fits(arch: str, path: Path, clip: nn.Module, state: dict) -> None:
+    """Compare keys and shapes; name the first that differ and the likely remedy."""
+    if OPENAI_EXTRAS <= state.keys():
+        _check_activation(arch, True, f"OpenAI's archive {path}")
+    for key in OPENAI_EXTRAS:
+        state.pop(key, None)
+    own = {key: tuple(value.shape) for key, value in clip.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    if own == given:
+        return
+    differing = [
+        f'{key} is {given.get(key, "missing")}, expected {own.get(key, "no such key")}'
+        for key in sorted(own.keys() | given.keys())
+        if own.get(key) != given.get(key)
+    ]
+    raise ValueError(
+        f'{path} does not hold the weights of {arch}: {len(differing)} entries differ, '
+        f'such as: {"; ".join(differing[:2])}. {_suggest(given)}'
+    )
+
+
+def _suggest(given: dict[str, tuple]) -> str:
+    """Name the architectures whose video tower has the sizes of the file's."""
+    conv = given.get('visual.conv1.weight')
+    position = given.get('visual.positional_embedding')
+    if conv is None or position is None:
+        return 'It holds no CLIP with a ViT: give a file that open_clip or OpenAI made'
+    width, patch = conv[0], conv[-1]
+    image = round((position[0] - 1) ** 0.5) * patch
+    layers = sum(key.startswith('visual.') and key.endswith('ln_1.weight')
+                 for key in given)  # fmt: skip
+    names = [
+        name
+        for name in open_clip.list_models()
+        if (vision := open_clip.get_model_config(name)['vision_cfg']).get('width', 768)
+        == width
+        and vision.get('patch_size') == patch
+        and vision.get('layers', 12) == layers
+        and vision.get('image_size', 224) == image
+    ]
+    return (
+        f'It holds a ViT of width {width}, {layers} layers, patches of {patch} and '
+        f'images of {image} pixels: say arch={" or ".join(names) or "of that size"}'
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a state dict without running anything that the file may contain.
+
+    Raises:
+        ValueError: the file is no weights file, or holds more than tensors.
+    """
+    try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        elif _is_torchscript(path):
+            state = _read_torchscript(path)
+        else:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be read as CLIP weights ({type(error).__name__}: '
+            f'{str(error).splitlines()[0]}); give an OpenAI .pt archive, an open_clip '
+            f'.safetensors file or a .pt file that holds nothing but tensors'
+        ) from error
+    state = state.get('state_dict', state)
+    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f'{path} holds more than tensors; save the state_dict of the CLIP model'
+        )
+    return state
+
+
+# Keys that only the TorchScript archives have in which OpenAI published CLIP.
+OPENAI_EXTRAS = {'input_resolution', 'context_length', 'vocab_size'}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+class _Bag:
+    """Stands in for every module class that an archive names; holds attributes."""
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+
+
+class _TorchScriptUnpickler(pickle.Unpickler):
+    """Rebuild an archive's tensors; classes become bags and no code is ever run."""
+
+    ALLOWED = {
+        ('collections', 'OrderedDict'): OrderedDict,
+        ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
+        ('torch._utils', '_rebuild_parameter'): torch._utils._rebuild_parameter,
+        ('torch', 'FloatStorage'): torch.float32,
+        ('torch', 'HalfStorage'): torch.float16,
+        ('torch', 'LongStorage'): torch.int64,
+    }
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(archive.open(f'{root}/data.pkl'))
+        self._archive, self._root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith('__torch__'):
+            return _Bag
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+        return self.ALLOWED[module, name]
+
+    def persistent_load(self, pid: tuple) -> torch.storage.TypedStorage:
+        _, dtype, key, _, _ = pid
+        data = bytearray(self._archive.read(f'{self._root}/data/{key}'))
+        storage = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+        return torch.storage.TypedStorage(
+            wrap_storage=storage, dtype=dtype, _internal=True
+        )
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a TorchScript archive as data.
+
+    ``torch.jit.load`` would run the archive's own code, and is deprecated.
+    """
+    with zipfile.ZipFile(path) as archive:
+        root = archive.namelist()[0].split('/')[0]
+        return dict(_tensors(_TorchScriptUnpickler(archive, root).load(), ''))
+
+
+def _tensors(bag: _Bag, prefix: str) -> list[tuple[str, Tensor]]:
+    found = []
+    for name, value in vars(bag).items():
+        if isinstance(value, Tensor):
+            found.append((prefix + name, value))
+        elif isinstance(value, _Bag):
+            found += _tensors(value, f'{prefix}{name}.')
+    return found
