@@ -8,7 +8,7 @@ from . import compat
 
 compat.apply()
 
-from . import engine, methods, models, towers  # noqa: E402
+from . import engine, methods, models, towers, visualization  # noqa: E402
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'compat', 'engine', 'methods', 'models', 'towers']
+__all__ = ['__version__', 'compat', 'engine', 'methods', 'models', 'towers', 'visualization']

@@ -34,4 +34,4 @@ def _shared(parent: Registry, locations: list[str]) -> SharedRegistry:
 
 MODELS = _shared(root.MODELS, ['mmstop.towers', 'mmstop.methods', 'mmstop.models'])
 FUNCTIONS = _shared(root.FUNCTIONS, ['mmstop.engine'])
-HOOKS = _shared(root.HOOKS, ['mmstop.engine'])
+HOOKS = _shared(root.HOOKS, ['mmstop.engine', 'mmstop.visualization'])

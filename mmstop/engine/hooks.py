@@ -1,4 +1,4 @@
-"""Hooks: checkpoints of what was trained, repeatable epochs, one line about the model."""
+"""Hooks: checkpoints of what was trained, repeatable epochs, a line on the model."""
 
 import os
 import random
@@ -24,10 +24,10 @@ __all__ = ['ModelInfoHook', 'ReseedHook', 'TrainableCheckpointHook', 'seed_worke
 class TrainableCheckpointHook(CheckpointHook):
     """Save what was trained and refuse to load what does not fit.
 
-    The frozen parameters of CLIP's towers are left out, since the towers bring them; all
-    else is saved. A new checkpoint is written beside its place, renamed once it is
-    complete, and only then pointed to and its predecessors removed, so that a run killed
-    at any moment resumes from a whole one.
+    The frozen parameters of CLIP's towers are left out, since the towers bring them;
+    all else is saved. A new checkpoint is written beside its place, renamed once it is
+    complete, and only then pointed to and its predecessors removed, so that a run
+    killed at any moment resumes from a whole one.
 
     Args:
         strict: raise where a checkpoint lacks a trainable parameter, has one that the
@@ -72,7 +72,7 @@ class TrainableCheckpointHook(CheckpointHook):
                 if name in given and given[name] != own[name]
             ],
         }
-        found = '; '.join(f'it {what}: {names}' for what, names in faults.items() if names)
+        found = '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
         if found:
             raise ValueError(
                 f'checkpoint {runner._load_from or "of this run"} does not fit the '
@@ -130,7 +130,7 @@ def _put_in_place(part: Path) -> None:
     part.replace(part.with_suffix(''))
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def _unwrap(model: Any) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
@@ -166,9 +166,9 @@ class ModelInfoHook(Hook):
 
 @HOOKS.register_module()
 class ReseedHook(Hook):
-    """Seed every epoch by its number, so that a resumed run repeats the undisturbed one.
+    """Seed every epoch by its number, so that a resumed run repeats an undisturbed one.
 
-    Without it the random state at the start of an epoch depends on all that ran before.
+    Without it the random state at an epoch's start depends on all that ran before.
     Data workers take part through :func:`seed_worker`.
     """
 

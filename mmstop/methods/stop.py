@@ -1,20 +1,21 @@
 """STOP: prompts on the patches that matter and between the frames that change.
 
-"STOP: Integrated Spatial-Temporal Dynamic Prompting for Video Understanding", CVPR 2025,
-https://arxiv.org/abs/2503.15973. Equation numbers are the paper's. Departures:
+"STOP: Integrated Spatial-Temporal Dynamic Prompting for Video Understanding", CVPR
+2025, https://arxiv.org/abs/2503.15973. Equation numbers are the paper's. Departures:
 
 - Eq. 4: the dynamics of a frame are divided by their sum, so that both terms of Eq. 5
   are distributions over patches; ``normalize_dynamics=False`` is the literal reading.
 - Eq. 6, 11 are step functions through which nothing would be learnt: the forward values
   are kept, and a straight-through gate lets the gradient reach the scores.
-  ``selection='hard'`` turns it off and leaves the two scorers as they were initialised,
-  as in the authors' released code.
-- Eq. 10 has no scale of its own and is brought to [0, 1] within each video; the authors'
-  code does so over the batch, which makes a video's result depend on its neighbours.
+  ``selection='hard'`` turns it off and leaves the two scorers as they were
+  initialised, as in the authors' released code.
+- Eq. 10 has no scale of its own and is brought to [0, 1] within each video; the
+  authors' code does so over the batch, so that a video's result depends on its
+  neighbours.
 """
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,8 @@ class STOPTrace:
         num_prompts: N^t of Eq. 11, (B, T - 1), int64, in [0, temporal_scale].
 
     A part that is turned off leaves zeros: without spatial prompts ``dynamics``,
-    ``saliency`` and ``region``, without temporal ones ``variation`` and ``num_prompts``.
+    ``saliency`` and ``region``, without temporal ones ``variation`` and
+    ``num_prompts``.
     """
 
     attention: Tensor
@@ -80,9 +82,7 @@ class PatchConv3d(nn.Module):
         super().__init__()
         self.grid = grid
         self.down = nn.Linear(width, BOTTLENECK, bias=False)
-        self.conv = nn.Conv3d(
-            BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1), bias=False
-        )
+        self.conv = nn.Conv3d(BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1), bias=False)
         self.up = nn.Linear(BOTTLENECK, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -234,18 +234,20 @@ class TemporalPrompter(nn.Module):
         index = (count * (count - 1) // 2).unsqueeze(-1) + slots  # (B, T - 1, eta)
         # Slots beyond a gap's count are never looked at; keep their index in range.
         index = index.clamp(max=tokens.shape[2] - 1)
-        return tokens.gather(2, index.unsqueeze(-1).expand(*index.shape, tokens.shape[-1]))
+        index = index.unsqueeze(-1).expand(*index.shape, tokens.shape[-1])
+        return tokens.gather(2, index)
 
 
 @MODELS.register_module()
 class STOPCLIPViT(TunedTower):
     """Adapt a frozen CLIP to video with STOP's two prompters.
 
-    (B, 3, T, H, W) -> (B, E), with T >= 1 and H, W as the tower was built. An image is a
-    video of one frame and has no temporal prompts. ``attention='joint'`` is the paper's:
-    one sequence of all frames with one CLS token, whose unit-norm projection is the
-    embedding. ``'frame'`` is CLIP4Clip's: every frame is its own sequence with the
-    prompts of the gap before it, and the frames' unit-norm CLS projections are averaged.
+    (B, 3, T, H, W) -> (B, E), with T >= 1 and H, W as the tower was built. An image is
+    a video of one frame and has no temporal prompts. ``attention='joint'`` is the
+    paper's: one sequence of all frames with one CLS token, whose unit-norm projection
+    is the embedding. ``'frame'`` is CLIP4Clip's: every frame is its own sequence with
+    the prompts of the gap before it, and the frames' unit-norm CLS projections are
+    averaged.
 
     Args:
         clip: config of the video tower.
@@ -265,9 +267,7 @@ class STOPCLIPViT(TunedTower):
 
     def __init__(
         self,
-        clip: dict = dict(
-            type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai'
-        ),
+        clip: dict = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai'),
         num_spatial: int = 6,
         temporal_scale: int = 12,
         alpha: float = 0.4,
@@ -304,10 +304,7 @@ class STOPCLIPViT(TunedTower):
             x, mask = _joint_sequence(prompted)
         else:
             x, mask = _frame_sequences(prompted)
-        for i in range(self.depth):
-            x = x + self.attend(i, x, mask=mask)
-            x = x + self.feed(i, x)
-        return self.pool(x, video)
+        return self.pool(self.encode(x, mask), video)
 
     @torch.no_grad()
     def trace(self, video: Tensor) -> STOPTrace:
@@ -346,7 +343,7 @@ def _joint_sequence(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
 
 
 def _frame_sequences(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
-    """Give each frame the prompts of the gap before it: (B, T, L, D) and mask, or None."""
+    """Give each frame the prompts of the gap before it: (B, T, L, D) and its mask."""
     keep = F.pad(_used(x), (0, 0, 1, 0))  # no gap before the first frame
     prompts, keep = _pack(F.pad(x.prompts, (0, 0, 0, 0, 1, 0)), keep)
     tokens = torch.cat([x.cls, prompts, x.patches], dim=2)
@@ -371,7 +368,7 @@ def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _key_mask(keep: Tensor, length: int) -> Optional[Tensor]:
-    """Hide the padding behind CLS: (..., P), bool -> (..., 1, L), or None if there is none."""
+    """Hide the padding behind CLS: (..., P), bool -> (..., 1, L); None without any."""
     if bool(keep.all()):
         return None
     mask = F.pad(keep, (1, length - 1 - keep.shape[-1]), value=True)
@@ -379,11 +376,11 @@ def _key_mask(keep: Tensor, length: int) -> Optional[Tensor]:
 
 
 def _pass_through(score: Tensor) -> Tensor:
-    """One in the forward pass, the score's gradient in the backward: (...) -> (..., 1)."""
+    """One forward, the score's gradient backward: (...) -> (..., 1)."""
     return (1 + score - score.detach()).unsqueeze(-1)
 
 
-def _init_last(layer: nn.Linear) -> None:
+def _init_last(layer: Any) -> None:
     """Start prompts small but not at zero, where the gates would get no gradient."""
     nn.init.normal_(layer.weight, std=INIT_STD)
     nn.init.zeros_(layer.bias)

@@ -18,9 +18,9 @@ __all__ = ['CLIPTextHead']
 class CLIPTextHead(BaseHead):
     """Score videos by their cosine with one sentence a class (STOP, Eq. 14).
 
-    (B, E) -> (B, K): ``exp(logit_scale)``, CLIP's learned inverse temperature, times the
-    cosine. While the text tower is frozen its K sentences are encoded once, into a plain
-    attribute that no checkpoint and no broadcast sees.
+    (B, E) -> (B, K): ``exp(logit_scale)``, CLIP's learned inverse temperature, times
+    the cosine. While the text tower is frozen its K sentences are encoded once, into a
+    plain attribute that no checkpoint and no broadcast sees.
 
     Args:
         text: config of the text tower.

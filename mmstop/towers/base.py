@@ -64,7 +64,7 @@ class Tower(nn.Module):
         raise NotImplementedError
 
     def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """Turn the last block's tokens into one embedding a sample: (B, E)."""
+        """Turn what the last block gave into one embedding a sample: (B, E)."""
         raise NotImplementedError
 
     def project(self, x: Tensor) -> Tensor:
@@ -81,11 +81,24 @@ class Tower(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embed a batch: (B, 3, T, H, W) or (B, L) -> (B, E), not normalised."""
-        x = self.embed(inputs)
+        return self.pool(self.encode(self.embed(inputs)), inputs)
+
+    def encode(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """Run the blocks, the last one only for the tokens that ``pool`` reads.
+
+        (..., L, D) -> (..., R, D), with the ``mask`` of :meth:`attend`.
+        """
         for i in range(self.depth):
-            x = x + self.attend(i, x)
+            context = x
+            if i == self.depth - 1:
+                x = self.read(x)
+            x = x + self.attend(i, x, context, mask)
             x = x + self.feed(i, x)
-        return self.pool(x, inputs)
+        return x
+
+    def read(self, x: Tensor) -> Tensor:
+        """Select the tokens that ``pool`` reads: (..., L, D) -> (..., R, D)."""
+        return x
 
 
 class TunedTower(Tower):
@@ -115,7 +128,7 @@ class TunedTower(Tower):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of a frame's patches."""
-        return self.clip.grid
+        return self.clip.grid  # type: ignore[return-value]  # video towers only
 
     def embed(self, inputs: Tensor) -> Tensor:
         return self.clip.embed(inputs)
@@ -131,6 +144,9 @@ class TunedTower(Tower):
 
     def feed(self, i: int, x: Tensor) -> Tensor:
         return self.clip.feed(i, x)
+
+    def read(self, x: Tensor) -> Tensor:
+        return self.clip.read(x)
 
     def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
         return self.clip.pool(x, inputs)

@@ -54,12 +54,12 @@ class CLIPTower(Tower):
         self._take(build_clip(self.arch, weights))
         self._freeze(trainable)
 
-    def _take(self, clip: nn.Module) -> None:
+    def _take(self, clip: Any) -> None:
         """Keep the modules of ``clip`` that this tower needs."""
         raise NotImplementedError
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Any:
         raise NotImplementedError
 
     @property
@@ -125,7 +125,7 @@ class CLIPTower(Tower):
         """Project to (prod(...), heads, L or M, D / heads)."""
         block = self.blocks[i]
         weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
-        if context is None:
+        if context is None or context is x:
             q, k, v = F.linear(block.ln_1(x), weight, bias).chunk(3, dim=-1)
         else:
             D = self.width
@@ -155,11 +155,11 @@ class CLIPViT(CLIPTower):
     CLIP's mean and standard deviation.
     """
 
-    def _take(self, clip: nn.Module) -> None:
-        self.visual = clip.visual
+    def _take(self, clip: Any) -> None:
+        self.visual: Any = clip.visual
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Any:
         return self.visual.transformer.resblocks
 
     @property
@@ -183,8 +183,8 @@ class CLIPViT(CLIPTower):
         """
         self._check(inputs)
         B, _, T = inputs.shape[:3]
-        x = self.visual.conv1(inputs.transpose(1, 2).flatten(0, 1))  # (BT, D, rows, cols)
-        x = x.flatten(2).transpose(1, 2)  # (BT, N, D)
+        frames = inputs.transpose(1, 2).flatten(0, 1)
+        x = self.visual.conv1(frames).flatten(2).transpose(1, 2)  # (BT, N, D)
         cls = self.visual.class_embedding.expand(B * T, 1, -1).to(x)
         x = torch.cat([cls, x], dim=1) + self.visual.positional_embedding
         return self.visual.ln_pre(x).unflatten(0, (B, T))
@@ -203,8 +203,12 @@ class CLIPViT(CLIPTower):
                 f'architecture of another image size'
             )
 
+    def read(self, x: Tensor) -> Tensor:
+        """Select CLS: (..., L, D) -> (..., 1, D)."""
+        return x[..., :1, :]
+
     def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """Average the unit-norm projected CLS over sequences: (B, T, L, D) -> (B, E)."""
+        """Average the unit-norm projected CLS: (B, T, L, D) -> (B, E)."""
         return F.normalize(self.project(x[:, :, 0]), dim=-1).mean(dim=1)
 
     def cls_attention(self, i: int, x: Tensor) -> Tensor:
@@ -221,17 +225,17 @@ class CLIPText(CLIPTower):
     ``logit_scale`` is the logarithm of CLIP's learned inverse temperature, Eq. 14.
     """
 
-    def _take(self, clip: nn.Module) -> None:
-        self.transformer = clip.transformer
-        self.token_embedding = clip.token_embedding
-        self.positional_embedding = clip.positional_embedding
-        self.ln_final = clip.ln_final
-        self.text_projection = clip.text_projection
-        self.logit_scale = clip.logit_scale
+    def _take(self, clip: Any) -> None:
+        self.transformer: Any = clip.transformer
+        self.token_embedding: nn.Embedding = clip.token_embedding
+        self.positional_embedding: nn.Parameter = clip.positional_embedding
+        self.ln_final: nn.LayerNorm = clip.ln_final
+        self.text_projection: nn.Parameter = clip.text_projection
+        self.logit_scale: nn.Parameter = clip.logit_scale
         self.tokenizer = open_clip.get_tokenizer(self.arch)
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> Any:
         return self.transformer.resblocks
 
     @property

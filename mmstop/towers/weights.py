@@ -226,7 +226,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f'{str(error).splitlines()[0]}); give an OpenAI .pt archive, an open_clip '
             f'.safetensors file or a .pt file that holds nothing but tensors'
         ) from error
-    state = state.get('state_dict', state)
+    state = dict(state.get('state_dict', state))
     state = {key.removeprefix('module.'): value for key, value in state.items()}
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(

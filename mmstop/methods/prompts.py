@@ -1,0 +1,64 @@
+"""Static deep prompts: the same learned tokens for every video, the paper's foil.
+
+"Visual Prompt Tuning", ECCV 2022, https://arxiv.org/abs/2203.12119, its deep variant:
+every block has prompts of its own and drops the block's outputs at their places.
+"""
+
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from mmstop.registry import MODELS
+from mmstop.towers import TunedTower
+
+__all__ = ['DeepPromptCLIPViT']
+
+INIT_STD = 0.02  # CLIP's
+
+
+@MODELS.register_module()
+class DeepPromptCLIPViT(TunedTower):
+    """Let every block of a frozen CLIP look at a few learned tokens.
+
+    (B, 3, T, H, W) -> (B, E), every frame by itself, averaged as the tower inside does.
+    What a block would compute at the prompts' places is dropped, so they need only be
+    keys and values.
+
+    Args:
+        clip: config of the video tower.
+        num_prompts: learned tokens a block, at least 1.
+
+    Raises:
+        ValueError: ``num_prompts`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        clip: dict = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai'),
+        num_prompts: int = 8,
+    ) -> None:
+        if num_prompts < 1:
+            raise ValueError(
+                f'num_prompts={num_prompts} leaves nothing to train; say at least 1, '
+                f"or type='CLIPViT' for frozen CLIP"
+            )
+        super().__init__(clip)
+        prompts = torch.empty(self.depth, num_prompts, self.width)
+        self.prompts = nn.Parameter(nn.init.normal_(prompts, std=INIT_STD))
+
+    def attend(
+        self,
+        i: int,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        context = x if context is None else context
+        prompts = self.prompts[i].expand(*context.shape[:-2], -1, -1).to(context.dtype)
+        context = torch.cat([context[..., :1, :], prompts, context[..., 1:, :]], dim=-2)
+        if mask is not None:  # every query sees the prompts
+            seen = torch.ones if mask.dtype == torch.bool else torch.zeros
+            shown = seen(*mask.shape[:-1], len(self.prompts[i])).to(mask)
+            mask = torch.cat([mask[..., :1], shown, mask[..., 1:]], dim=-1)
+        return super().attend(i, x, context, mask)
