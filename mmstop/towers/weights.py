@@ -13,7 +13,9 @@ from typing import Any, Optional
 
 import open_clip
 import torch
+from mmengine.runner import CheckpointLoader
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 __all__ = ['build_clip', 'resolve_arch']
@@ -211,21 +213,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is no weights file, or holds more than tensors.
     """
-    try:
-        if path.suffix == '.safetensors':
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        elif _is_torchscript(path):
-            state = _read_torchscript(path)
-        else:
-            state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f'{path} cannot be read as CLIP weights ({type(error).__name__}: '
-            f'{str(error).splitlines()[0]}); give an OpenAI .pt archive, an open_clip '
-            f'.safetensors file or a .pt file that holds nothing but tensors'
-        ) from error
+    if path.suffix == '.safetensors' or _is_torchscript(path):
+        read = load_file if path.suffix == '.safetensors' else _read_torchscript
+        try:
+            state = read(path)
+        except Exception as error:
+            raise ValueError(
+                f'{path} cannot be read as CLIP weights ({error}); give an OpenAI .pt '
+                f'archive, an open_clip .safetensors file or a .pt file that holds '
+                f'nothing but tensors'
+            ) from error
+    else:
+        state = CheckpointLoader.load_checkpoint(str(path), 'cpu')
     state = dict(state.get('state_dict', state))
     state = {key.removeprefix('module.'): value for key, value in state.items()}
     if not all(isinstance(value, Tensor) for value in state.values()):

@@ -1,0 +1,123 @@
+"""The contract that every method keeps: one table, one set of tests."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tiny import VIT, still, wild
+
+from mmstop.registry import MODELS
+
+PAPER = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights=None)
+
+
+@dataclass
+class Method:
+    name: str
+    trained: int  # parameters that train with the defaults of ViT-B/32
+    options: dict = field(default_factory=dict)
+
+    def build(self, clip: dict = VIT) -> Any:
+        torch.manual_seed(0)
+        return MODELS.build(dict(type=self.name, clip=clip, **self.options))
+
+
+METHODS = [
+    Method('STOPCLIPViT', 6_533_632),
+    Method('STOPCLIPViT', 6_533_632, dict(attention='frame')),
+    Method('STOPCLIPViT', 6_380_032, dict(selection='hard')),
+    Method('STOPCLIPViT', 470_912, dict(temporal_scale=0)),
+    Method('STOPCLIPViT', 6_062_720, dict(num_spatial=0)),
+    Method('STOPCLIPViT', 6_533_632, dict(normalize_dynamics=False)),
+    Method('DeepPromptCLIPViT', 73_728),
+]
+every_method = pytest.mark.parametrize(
+    'method', METHODS, ids=lambda m: '-'.join([m.name, *map(str, m.options.values())])
+)
+
+
+def trained_of(model):
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+@every_method
+def test_one_step_moves_all_that_trains_and_nothing_else(method):
+    model = method.build()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(trained_of(model).values(), lr=0.1)
+    target = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    (model(wild(3, 5)) * target).sum().backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad.abs().sum() > 0, f'no gradient for {name}'
+        else:
+            assert parameter.grad is None
+            assert torch.equal(parameter, before[name]), f'{name} is frozen but moved'
+
+
+@every_method
+@pytest.mark.parametrize('video', [still(2, 4), wild(2, 1)], ids=['still', 'image'])
+def test_no_gradient_is_missing_or_infinite_where_nothing_moves(method, video):
+    model = method.build()
+    model(video).sum().backward()
+    for name, parameter in trained_of(model).items():
+        assert parameter.grad is not None, f'{name} would hang data-parallel training'
+        assert parameter.grad.isfinite().all(), name
+
+
+@every_method
+@torch.no_grad()
+def test_a_video_does_not_depend_on_its_neighbours(method):
+    model = method.build()
+    videos = torch.cat([wild(2, 8), still(2, 8), 1e-3 * wild(1, 8), 30 * wild(1, 8, 7)])
+    videos[1, :, 4:] = videos[1, :, :1]  # half wild, half still
+    together = model(videos)
+    alone = torch.cat([model(video[None]) for video in videos])
+    assert ((together - alone).norm(dim=1) / alone.norm(dim=1)).max() < 1e-4
+
+
+@every_method
+@torch.no_grad()
+@pytest.mark.parametrize('T', [1, 4, 8])
+def test_any_number_of_frames(method, T):
+    embedding = method.build()(wild(2, T))
+    assert embedding.shape == (2, 32)
+    assert embedding.isfinite().all()
+
+
+@every_method
+@torch.no_grad()
+def test_what_was_trained_is_all_that_a_checkpoint_needs(method):
+    model, video = method.build(), wild(2, 4)
+    for parameter in trained_of(model).values():
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    expected = model(video)
+    saved = {n: v.clone() for n, v in model.state_dict().items() if 'clip.' not in n}
+    for parameter in trained_of(model).values():
+        parameter.normal_()
+    assert not torch.allclose(model(video), expected)
+    model.load_state_dict(saved)
+    assert torch.equal(model(video), expected)
+
+
+@every_method
+def test_number_of_trained_parameters_on_the_paper_s_backbone(method):
+    with torch.device('meta'):  # sizes without the memory
+        model = method.build(PAPER)
+    trained = sum(p.numel() for p in trained_of(model).values())
+    assert trained == method.trained
+    assert trained <= 7_530_000
+
+
+@every_method
+def test_autocast_stays_finite_forward_and_backward(method):
+    model = method.build()
+    for video in (wild(2, 4), still(2, 4), torch.zeros(2, 3, 4, 32, 32)):
+        model.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16):
+            out = model(video)
+        out.float().sum().backward()
+        assert out.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in trained_of(model).values())
