@@ -1,0 +1,328 @@
+"""Write moving-shapes: small real mp4 videos that no single frame can classify.
+
+One shape per video moves in one of eight directions, or stands still, over a
+textured, noisy background. It moves on a torus: it leaves at one edge and enters at
+the opposite one. The start is uniform over the image, so the position in *any* frame
+is uniform whatever the class, and only the order of the frames tells the classes apart.
+
+    python tools/data/moving_shapes.py
+
+writes, in the forms of MMAction2's ``VideoDataset`` and of this project's retrieval
+data set::
+
+    data/moving_shapes/
+        videos/{train,val,test}/00000.mp4 ...  56 x 56, 24 frames, 12 fps
+        {train,val,test}.txt                   train/00000.mp4 3
+        {train,val,test}.json                  {"train/00000.mp4": ["a red circle ..."]}
+        classes.txt                            one class a line, in label order
+        meta.json                              parameters and hash, written last
+
+A split holds every (shape and colour, motion) combination equally often. The three
+splits share the 24 "seen" pairs of shape and colour; the other 24 never appear.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+SIZE = 56  # pixels, both sides
+NUM_FRAMES = 24
+FPS = 12
+ANNOTATIONS = ('.txt', '.json')
+VERSION = 1  # of the pictures: raise it whenever the same seed draws other pixels
+
+SHAPES = ('circle', 'square', 'triangle', 'cross', 'ring', 'diamond')
+COLOURS = {
+    'red': (215, 35, 40),
+    'green': (40, 165, 60),
+    'blue': (45, 75, 225),
+    'yellow': (240, 225, 45),
+    'cyan': (50, 215, 225),
+    'magenta': (215, 50, 200),
+    'orange': (245, 135, 25),
+    'white': (242, 242, 242),
+}
+D = 0.5**0.5
+MOTIONS = {  # name -> unit vector (x, y), y pointing down; the order is the label's
+    'moving to the right': (1.0, 0.0),
+    'moving to the upper right': (D, -D),
+    'moving up': (0.0, -1.0),
+    'moving to the upper left': (-D, -D),
+    'moving to the left': (-1.0, 0.0),
+    'moving to the lower left': (-D, D),
+    'moving down': (0.0, 1.0),
+    'moving to the lower right': (D, D),
+    'standing still': (0.0, 0.0),
+}
+CLASSES = tuple(MOTIONS)
+
+Pair = tuple[int, int]  # (shape index, colour index)
+SEEN_PAIRS = tuple((s, c) for s in range(6) for c in range(8) if (s + c) % 2 == 0)
+UNSEEN_PAIRS = tuple((s, c) for s in range(6) for c in range(8) if (s + c) % 2 == 1)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a video shows, all but the noise; lengths in pixels, colours in [0, 255]."""
+
+    shape: int  # index into SHAPES
+    motion: int  # index into CLASSES
+    radius: float
+    start: tuple[float, float]  # centre (x, y) in the first frame, in [0, SIZE)
+    travel: float  # length of the path from the first frame to the last
+    rgb: np.ndarray  # of the shape, (3,)
+    background: np.ndarray  # (SIZE, SIZE, 3)
+
+
+def draw_scene(
+    rng: np.random.Generator, pair: Pair, motion: int = len(CLASSES) - 1
+) -> Scene:
+    """Draw everything the caption leaves open: size, place, speed, shade, texture."""
+    shape, colour = pair
+    rgb = np.array(list(COLOURS.values())[colour]) + rng.uniform(-12, 12, 3)
+    mean = rng.uniform(60, 110) + rng.uniform(-12, 12, 3)
+    coarse = mean + rng.normal(0, 14, (4, 4, 3))
+    background = cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    return Scene(
+        shape=shape,
+        motion=motion,
+        radius=rng.uniform(8, 12),
+        start=(rng.uniform(0, SIZE), rng.uniform(0, SIZE)),
+        travel=rng.uniform(20, 45),  # for all classes, used by the moving ones
+        rgb=rgb.clip(0, 255),
+        background=background,
+    )
+
+
+def centres(scene: Scene, num_frames: int = NUM_FRAMES) -> np.ndarray:
+    """Follow the shape's centre on the torus: (T, 2) as (x, y), in [0, SIZE)."""
+    direction = np.array(MOTIONS[CLASSES[scene.motion]])
+    steps = np.linspace(0, scene.travel, num_frames)[:, None]
+    return (np.array(scene.start) + steps * direction) % SIZE
+
+
+def outside(shape: int, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Measure the signed distance to a shape's edge in pixels, negative inside."""
+    name, ax, ay = SHAPES[shape], abs(x), abs(y)
+    if name == 'circle':
+        return np.hypot(x, y) - radius
+    if name == 'square':
+        return np.maximum(ax, ay) - 0.85 * radius
+    if name == 'triangle':  # equilateral, upright, a little larger to look as large
+        return np.maximum(y, 0.75**0.5 * ax - 0.5 * y) - 0.6 * radius
+    if name == 'cross':
+        arm = 0.32 * radius
+        upright = np.maximum(ax - arm, ay - radius)
+        return np.minimum(upright, np.maximum(ax - radius, ay - arm))
+    if name == 'ring':
+        return abs(np.hypot(x, y) - 0.75 * radius) - 0.25 * radius
+    return (ax + ay - 1.15 * radius) * D  # diamond
+
+
+def render(scene: Scene, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw the scene with its shape at (T, 2) places: (T, SIZE, SIZE, 3) uint8 RGB."""
+    half, pixel = SIZE / 2, np.arange(SIZE) + 0.5
+    x = (pixel - places[:, :1] + half) % SIZE - half  # (T, SIZE), the short way round
+    y = (pixel - places[:, 1:] + half) % SIZE - half
+    edge = outside(scene.shape, x[:, None, :], y[:, :, None], scene.radius)
+    alpha = (0.5 - edge).clip(0, 1)[..., None].astype(np.float32)  # anti-aliased
+    background = scene.background.astype(np.float32)
+    frames = background + alpha * (scene.rgb.astype(np.float32) - background)
+    frames += 6 * rng.standard_normal(frames.shape, dtype=np.float32)
+    return (frames + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def render_clip(
+    scene: Scene, rng: np.random.Generator, num_frames: int = NUM_FRAMES
+) -> np.ndarray:
+    """Draw a whole video: (T, SIZE, SIZE, 3) uint8 RGB."""
+    return render(scene, centres(scene, num_frames), rng)
+
+
+def render_frame(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Draw a still, the scene at its start: (SIZE, SIZE, 3) uint8 RGB."""
+    return render(scene, np.array([scene.start]), rng)[0]
+
+
+def with_article(noun: str) -> str:
+    """Turn 'red circle' into 'a red circle', 'orange ring' into 'an orange ring'."""
+    return f'an {noun}' if noun[0] in 'aeiou' else f'a {noun}'
+
+
+def caption(pair: Pair, motion: int) -> str:
+    """Describe a video, such as 'a red circle moving to the left'."""
+    noun = f'{list(COLOURS)[pair[1]]} {SHAPES[pair[0]]}'
+    return f'{with_article(noun)} {CLASSES[motion]}'
+
+
+def generator(seed: int, split: str, index: int) -> np.random.Generator:
+    """Seed video ``index`` of a split independently of every other video."""
+    return np.random.default_rng([seed, zlib.crc32(split.encode()), 1 + index])
+
+
+def scene_of(
+    seed: int, split: str, index: int, pair: Pair, motion: int
+) -> tuple[Scene, np.random.Generator]:
+    """Draw the scene of one video and hand on the generator of its noise."""
+    rng = generator(seed, split, index)
+    return draw_scene(rng, pair, motion), rng
+
+
+def split_order(
+    seed: int, split: str, pairs: Sequence[Pair], repeats: int
+) -> list[tuple[Pair, int]]:
+    """List (pair, motion) of every video of a split, balanced and shuffled."""
+    videos = [(p, m) for p in pairs for m in range(len(CLASSES))] * repeats
+    order = np.random.default_rng([seed, zlib.crc32(split.encode())])
+    return [videos[i] for i in order.permutation(len(videos))]
+
+
+def encode(path: Path, frames: np.ndarray) -> None:
+    """Write (T, H, W, 3) RGB frames as an mp4; the file appears only when whole."""
+    partial = path.with_suffix('.partial.mp4')
+    height, width = frames.shape[1:3]
+    fourcc = cv2.VideoWriter.fourcc(*'mp4v')
+    writer = cv2.VideoWriter(str(partial), fourcc, FPS, (width, height))
+    if not writer.isOpened():
+        raise RuntimeError(
+            f'OpenCV {cv2.__version__} cannot write mp4v to {partial}; check that the '
+            'folder is writable, and install the opencv-python wheel, which has FFmpeg'
+        )
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    os.replace(partial, path)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_suffix('.partial')
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def write_split(
+    out: Path,
+    split: str,
+    repeats: int,
+    seed: int = 0,
+    pairs: Sequence[Pair] = SEEN_PAIRS,
+    workers: int = 2,
+) -> None:
+    """Write the videos and both annotation files of one split.
+
+    Every motion of each of ``pairs`` appears ``repeats`` times. UNSEEN_PAIRS makes a
+    split that asks whether motion was learnt apart from appearance.
+    """
+    folder = out / 'videos' / split
+    folder.mkdir(parents=True, exist_ok=True)
+    videos = split_order(seed, split, pairs, repeats)
+
+    def write(index: int) -> None:
+        scene, rng = scene_of(seed, split, index, *videos[index])
+        encode(folder / f'{index:05d}.mp4', render_clip(scene, rng))
+
+    with ThreadPool(workers) as pool:
+        written = pool.imap(write, range(len(videos)))
+        list(tqdm(written, desc=split, total=len(videos), unit='video'))
+    named = {f'{split}/{i:05d}.mp4': video for i, video in enumerate(videos)}
+    lines = [f'{name} {motion}\n' for name, (_, motion) in named.items()]
+    captions = {name: [caption(*video)] for name, video in named.items()}
+    _replace_text(out / f'{split}.txt', ''.join(lines))
+    _replace_text(out / f'{split}.json', json.dumps(captions, indent=0) + '\n')
+
+
+def _digest(out: Path, splits: Sequence[str]) -> str:
+    """Hash the annotations and the number of videos there are for each split."""
+    digest = hashlib.sha256()
+    for name in ['classes.txt', *(f'{s}{end}' for s in splits for end in ANNOTATIONS)]:
+        path = out / name
+        digest.update(path.read_bytes() if path.exists() else b'lost')
+    for split in splits:
+        videos = list((out / 'videos' / split).glob('[0-9]*[0-9].mp4'))
+        digest.update(str(len(videos)).encode())
+    return digest.hexdigest()
+
+
+def _is_complete(out: Path, parameters: dict) -> bool:
+    """Tell whether this very data set is there; raise if another one is."""
+    if not (out / 'meta.json').exists():
+        return False
+    meta = json.loads((out / 'meta.json').read_text())
+    if meta['parameters'] != parameters:
+        raise FileExistsError(
+            f'{out} holds moving-shapes with {meta["parameters"]}, asked for '
+            f'{parameters}; write it anew with --overwrite or elsewhere with --out'
+        )
+    return meta['sha256'] == _digest(out, list(parameters['splits']))
+
+
+def write_data_set(
+    out: Path,
+    splits: dict[str, int],
+    seed: int = 0,
+    workers: int = 2,
+    overwrite: bool = False,
+) -> bool:
+    """Write the data set unless it is there; tell whether anything was written.
+
+    ``splits`` says for each split how many videos there are of every (pair, motion).
+    """
+    parameters = {'version': VERSION, 'seed': seed, 'splits': splits}
+    meta, started = out / 'meta.json', out / 'meta.started'
+    if not overwrite and _is_complete(out, parameters):
+        return False
+    if out.exists() and any(out.iterdir()) and not (meta.exists() or started.exists()):
+        raise FileExistsError(
+            f'{out} has files in it but no meta.json, so this script did not write '
+            'them; choose another folder with --out'
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    started.touch()  # by which an interrupted run is known for ours, and redone
+    meta.unlink(missing_ok=True)
+    for split, repeats in splits.items():
+        shutil.rmtree(out / 'videos' / split, ignore_errors=True)
+        write_split(out, split, repeats, seed, workers=workers)
+    _replace_text(out / 'classes.txt', ''.join(f'{name}\n' for name in CLASSES))
+    found = {'parameters': parameters, 'sha256': _digest(out, list(splits))}
+    _replace_text(meta, json.dumps(found, indent=2) + '\n')
+    started.unlink()
+    return True
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add('--out', type=Path, default=Path('data/moving_shapes'))
+    add('--train', type=int, default=7, help='x 216 videos')
+    add('--val', type=int, default=1, help='x 216 videos')
+    add('--test', type=int, default=2, help='x 216 videos')
+    add('--seed', type=int, default=0)
+    add('--workers', type=int, default=2, help='threads')
+    add('--overwrite', action='store_true', help='replace one of other settings')
+    args = parser.parse_args()
+    splits = {split: getattr(args, split) for split in ('train', 'val', 'test')}
+    try:
+        new = write_data_set(args.out, splits, args.seed, args.workers, args.overwrite)
+    except FileExistsError as error:
+        parser.error(str(error))
+    total = sum(splits.values()) * len(SEEN_PAIRS) * len(CLASSES)
+    print(f'{args.out}: {total} videos {"written" if new else "there already"}')
+
+
+if __name__ == '__main__':
+    main()
