@@ -4,11 +4,24 @@ Importing the package mends the released third-party packages (:mod:`mmstop.comp
 registers every part; nothing else.
 """
 
+import warnings
+
 from . import compat
 
 compat.apply()
 
-from . import engine, methods, models, towers, visualization  # noqa: E402
+with warnings.catch_warnings():
+    # mmcv-lite has no compiled operators; none of ours needs one.
+    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformable')
+    from . import engine, methods, models, towers, visualization
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'compat', 'engine', 'methods', 'models', 'towers', 'visualization']
+__all__ = [
+    '__version__',
+    'compat',
+    'engine',
+    'methods',
+    'models',
+    'towers',
+    'visualization',
+]

@@ -50,7 +50,11 @@ def accepted_arguments(target: Callable) -> Optional[set[str]]:
 def _parameters(function: Callable) -> tuple[set[str], Optional[str]]:
     """Return the names that may be given by keyword and that of ``**kwargs``."""
     parameters = inspect.signature(function).parameters.values()
-    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    names = {
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
     rest = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
     return names - {'self'}, rest[0] if rest else None
 
@@ -70,7 +74,7 @@ def _handed_on(init: Callable, rest: str) -> Optional[tuple[set[str], set[str]]]
     taken: set[str] = set()
     understood = 0
     for node in ast.walk(tree):
-        if _is_super_init(node):
+        if isinstance(node, ast.Call) and _is_super_init(node):
             if any(k.arg is None and _is(k.value, rest) for k in node.keywords):
                 understood += 1
                 given |= {k.arg for k in node.keywords if k.arg is not None}
@@ -85,15 +89,13 @@ def _is(node: Any, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def _is_super_init(node: ast.AST) -> bool:
+def _is_super_init(call: ast.Call) -> bool:
     """Recognise ``super(...).__init__(...)``."""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-        return False
-    owner = node.func.value
     return (
-        node.func.attr == '__init__'
-        and isinstance(owner, ast.Call)
-        and _is(owner.func, 'super')
+        isinstance(call.func, ast.Attribute)
+        and call.func.attr == '__init__'
+        and isinstance(call.func.value, ast.Call)
+        and _is(call.func.value.func, 'super')
     )
 
 
@@ -110,4 +112,4 @@ def _name_taken(node: ast.AST, rest: str) -> Optional[str]:
         key = node.args[0]
     else:
         return None
-    return key.value if isinstance(key, ast.Constant) else None
+    return str(key.value) if isinstance(key, ast.Constant) else None

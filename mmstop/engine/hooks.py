@@ -84,8 +84,7 @@ class TrainableCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        outdated = self._remember(step)
-        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        outdated = self._remember(runner, step)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         local = isinstance(self.file_backend, LocalBackend)
         runner.save_checkpoint(
@@ -112,7 +111,7 @@ class TrainableCheckpointHook(CheckpointHook):
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
 
-    def _remember(self, step: int) -> list[int]:
+    def _remember(self, runner: Runner, step: int) -> list[int]:
         """Note a checkpoint among those to keep; return those to remove."""
         if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
             return []
@@ -120,6 +119,7 @@ class TrainableCheckpointHook(CheckpointHook):
         if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
             outdated.append(self.keep_ckpt_ids.popleft())
         self.keep_ckpt_ids.append(step)
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         return outdated
 
 

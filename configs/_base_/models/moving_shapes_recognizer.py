@@ -4,5 +4,5 @@ clip_vit = dict(arch='ViT-moving-shapes', weights='mmstop')
 clip_text = clip_vit
 model = dict(
     backbone=clip_vit,
-    cls_head=dict(text=clip_text, template='a shape {}'),
+    cls_head=dict(text=clip_text, template='a video of a shape {}'),
 )

@@ -1,0 +1,210 @@
+"""Draw tested videos with their labels.
+
+MMAction2's own hook cannot draw clips of 3D models, and its visualizer looks for labels
+under names that samples do not have.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import matplotlib
+import numpy as np
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mmstop.registry import HOOKS
+
+__all__ = ['VideoVisualizationHook', 'draw_strip']
+
+FRAME_HEIGHT = 160  # pixels; smaller frames are enlarged by a whole factor
+LINE_HEIGHT, FONT_SIZE, MARGIN = 28, 18, 8  # pixels
+MIN_WIDTH = 480  # pixels, so that the text of a single small frame can be read
+# White on each is legible; 'right' and 'wrong' are also said in words.
+RIGHT, WRONG, NEUTRAL = (0, 120, 70), (190, 30, 45), (90, 90, 90)
+
+
+@HOOKS.register_module()
+class VideoVisualizationHook(Hook):
+    """While testing, draw every n-th video: the frames that the model saw, its label
+    and what was predicted, green where right and red where wrong.
+
+    One PNG a video, called after the video where its name is known and numbered by its
+    place in the test set. In a run of several processes each draws its own videos.
+
+    Args:
+        enable: draw at all; ``tools/test.py --show-dir`` turns it on.
+        out_dir: folder of the pictures; None means ``vis`` in the run's log folder.
+        interval: draw the videos whose place is a multiple of it, at least 1.
+        num_frames: frames a picture, spread evenly over the clip, at least 1.
+
+    Raises:
+        ValueError: ``interval`` or ``num_frames`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        enable: bool = False,
+        out_dir: Optional[str] = None,
+        interval: int = 1,
+        num_frames: int = 8,
+    ) -> None:
+        for name, value in (('interval', interval), ('num_frames', num_frames)):
+            if value < 1:
+                raise ValueError(f'{name}={value}, expected at least 1')
+        self.enable = enable
+        self.out_dir = out_dir
+        self.interval = interval
+        self.num_frames = num_frames
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[Sequence[Any]] = None,
+    ) -> None:
+        """Draw those of a batch whose turn it is."""
+        if not self.enable or not data_batch or not outputs:
+            return
+        loader = runner.test_dataloader
+        videos = data_batch['inputs']
+        if isinstance(videos, dict):  # retrieval: {'imgs': ..., 'text': ...}
+            videos = videos['imgs']
+        for k, (video, sample) in enumerate(zip(videos, outputs)):
+            # ``DefaultSampler`` deals the test set out to the processes in turn, and
+            # starts again where it does not go round.
+            index = (batch_idx * loader.batch_size + k) * get_world_size() + get_rank()
+            if index % self.interval or index >= len(loader.dataset):
+                continue
+            header, colour = _describe(sample, _class_names(runner))
+            picture = draw_strip(_frames(video, self.num_frames), header, colour)
+            out_dir = Path(self.out_dir or Path(runner.log_dir, 'vis'))
+            out_dir.mkdir(parents=True, exist_ok=True)
+            picture.save(out_dir / f'{_stem(runner, sample, index)}.png')
+
+
+def draw_strip(
+    frames: np.ndarray, header: Sequence[str], colour: tuple[int, int, int]
+) -> Image.Image:
+    """Lay frames side by side under a header.
+
+    Args:
+        frames: RGB, (T, H, W, 3), uint8.
+        header: lines of text, cut where the strip ends.
+        colour: RGB of the header's background.
+    """
+    factor = max(1, round(FRAME_HEIGHT / frames.shape[1]))
+    frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    strip = Image.fromarray(np.concatenate(list(frames), axis=1))
+    top = LINE_HEIGHT * len(header) + MARGIN
+    width = max(strip.width, MIN_WIDTH)
+    picture = Image.new('RGB', (width, top + strip.height), colour)
+    picture.paste(strip, (0, top))
+    draw = ImageDraw.Draw(picture)
+    font = _font()
+    for i, line in enumerate(header):
+        line = _shorten(line, font, picture.width - 2 * MARGIN)
+        draw.text((MARGIN, MARGIN // 2 + i * LINE_HEIGHT), line, 'white', font)
+    return picture
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
+    return ImageFont.truetype(str(path), FONT_SIZE)
+
+
+def _shorten(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Cut a line in its middle, so that its score stays."""
+    if font.getlength(line) <= width:
+        return line
+    for kept in range(len(line) - 1, 1, -1):
+        short = f'{line[: kept // 2]}…{line[len(line) - (kept - kept // 2) :]}'
+        if font.getlength(short) <= width:
+            return short
+    return ''
+
+
+def _frames(video: Tensor, num_frames: int) -> np.ndarray:
+    """Choose frames of the first clip: (clips, 3, T, H, W) -> (frames, H, W, 3)."""
+    if video.dim() != 5:
+        raise ValueError(
+            f'got a video of shape {tuple(video.shape)}, expected '
+            f"(clips, 3, T, H, W), as FormatShape(input_format='NCTHW') makes it"
+        )
+    clip = video[0].movedim(0, -1).cpu().numpy()  # (T, H, W, 3)
+    T = len(clip)
+    chosen = np.linspace(0, T - 1, min(num_frames, T)).round().astype(int)
+    return clip[chosen].clip(0, 255).astype(np.uint8)
+
+
+def _describe(
+    sample: Any, names: Optional[Sequence[str]]
+) -> tuple[list[str], tuple[int, int, int]]:
+    """Say label and prediction of a sample, and choose the colour."""
+    truth = _labels(sample, 'gt_label')
+    predicted = _labels(sample, 'pred_label')
+    score = sample.get('pred_score')
+    if score is not None and not predicted:
+        predicted = [int(score.argmax())]
+    header = []
+    if truth and min(truth) >= 0:  # a list without labels counts as -1
+        header.append(f'label: {_join(truth, names)}')
+    else:
+        truth = []
+    if not predicted:
+        return header or ['no labels'], NEUTRAL
+    line = f'predicted: {_join(predicted, names)}'
+    if score is not None:
+        line += f' {float(score[predicted[0]]):.2f}'
+    if not truth:
+        return [*header, line], NEUTRAL
+    right = set(predicted) <= set(truth)
+    return (
+        [*header, f'{line} ({"right" if right else "wrong"})'],
+        RIGHT if right else WRONG,
+    )
+
+
+def _labels(sample: Any, field: str) -> list[int]:
+    """Read one label or several, (1,) or (number of labels,)."""
+    value = sample.get(field)
+    return [] if value is None else [int(label) for label in value.flatten()]
+
+
+def _join(labels: Sequence[int], names: Optional[Sequence[str]]) -> str:
+    known = names or ()
+    return ', '.join(
+        known[label] if label < len(known) else f'class {label}' for label in labels
+    )
+
+
+def _class_names(runner: Runner) -> Optional[Sequence[str]]:
+    """Take the data set's names for its classes, or else the head's sentences."""
+    metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', {})
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    head = getattr(model, 'cls_head', None)
+    return metainfo.get('classes') or getattr(head, 'sentences', None)
+
+
+def _stem(runner: Runner, sample: Any, index: int) -> str:
+    """Name a picture after its place in the test set and its video's file."""
+    video = _file_name(runner, sample, index)
+    number = f'{index:06d}'
+    return f'{Path(video).stem}_{number}' if video else number
+
+
+def _file_name(runner: Runner, sample: Any, index: int) -> Optional[str]:
+    keys = ('filename', 'img_path', 'frame_dir', 'video_id')
+    sources = [sample.metainfo] if hasattr(sample, 'metainfo') else []
+    loader = runner.test_dataloader
+    sampler = loader.sampler
+    in_order = isinstance(sampler, DefaultSampler) and not sampler.shuffle
+    if in_order and hasattr(loader.dataset, 'get_data_info'):
+        sources.append(loader.dataset.get_data_info(index))
+    return next((str(s[k]) for s in sources for k in keys if s.get(k)), None)

@@ -1,0 +1,100 @@
+"""A toy to train in one process or, as a script, in every process torchrun starts."""
+
+import importlib.util
+import os
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+
+
+@MODELS.register_module('CompatToy')
+class Toy(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor, mode: str = 'tensor') -> object:
+        error = (self.linear(x) - y).square()
+        return {'loss': error.mean()} if mode == 'loss' else list(error)
+
+
+class ToyMetric(BaseMetric):
+    def process(self, data_batch: dict, data_samples: list) -> None:
+        self.results += [sample.mean().item() for sample in data_samples]
+
+    def compute_metrics(self, results: list) -> dict:
+        return {'error': np.mean(results)}  # a np.float64, as AccMetric returns
+
+
+class ToyData(torch.utils.data.Dataset):
+    metainfo = {'classes': Config({'split': {'train': ['a', 'b']}}).split}
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, i: int) -> dict:
+        generator = torch.Generator().manual_seed(i)
+        return {
+            'x': torch.randn(3, generator=generator),
+            'y': torch.randn(2, generator=generator),
+        }
+
+
+def train(work_dir: Path, epochs: int, **kwargs: object) -> Runner:
+    """Train the toy on batches of 8, over however many processes there are."""
+    world = int(os.environ.get('WORLD_SIZE', 1))
+    loader = dict(
+        dataset=ToyData(),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        batch_size=8 // world,
+        collate_fn=dict(type='default_collate'),
+    )
+    torch.manual_seed(int(os.environ.get('RANK', 0)))  # DDP takes the weights of rank 0
+    runner = Runner(
+        model=Toy(),
+        work_dir=str(work_dir),
+        experiment_name=uuid.uuid4().hex,
+        train_dataloader=loader,
+        val_dataloader=loader,
+        val_evaluator=Evaluator(ToyMetric()),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        val_cfg=dict(),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.5, begin=0, end=4, by_epoch=False),
+            dict(type='CosineAnnealingLR', T_max=4),
+        ],
+        default_hooks=dict(
+            checkpoint=dict(
+                type='CheckpointHook', interval=1, save_best='error', rule='less'
+            )
+        ),
+        **kwargs,
+    )
+    runner.train()
+    return runner
+
+
+def main(compat_file: str, work_dir: str) -> None:
+    """Train with the mends alone: all of mmstop takes longer to import than to use."""
+    spec = importlib.util.spec_from_file_location('compat', compat_file)
+    compat = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compat)
+    compat.apply()
+    runner = train(Path(work_dir), 4, launcher='pytorch', env_cfg={})  # asks for nccl
+    assert torch.distributed.get_backend() == 'gloo'
+    assert not runner.model.find_unused_parameters
+    weights = runner.model.module.state_dict()
+    torch.save(weights, Path(work_dir) / f'rank{runner.rank}.pth')
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,501 @@
+"""The command-line tools on a tiny run."""
+
+import importlib.util
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.fileio import load
+from PIL import Image
+from tiny_run import ROOT, environment, run, tiny_config, write_tiny_run
+
+from mmstop.engine.arguments import accepted_arguments
+from mmstop.engine.checks import ConfigError, check_config, load_config
+
+
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        f'tool_{name}', ROOT / 'tools' / f'{name}.py'
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+train = load_tool('train')
+test = load_tool('test')
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory) -> Path:
+    return write_tiny_run(tmp_path_factory.mktemp('tiny'))
+
+
+@pytest.fixture(scope='module')
+def trained(config) -> Path:
+    """A work directory after two epochs."""
+    result = run(sys.executable, ROOT / 'tools' / 'train.py', config)
+    assert result.returncode == 0, result.stderr
+    return config.parent / 'work'
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+# --- Training, resuming, testing ----------------------------------------------------
+
+
+def test_resumed_run_equals_undisturbed(config, trained, tmp_path):
+    longer = ['--cfg-options', 'train_cfg.max_epochs=3']
+    tool = ROOT / 'tools' / 'train.py'
+    resumed = run(sys.executable, tool, config, '--resume', *longer)
+    assert resumed.returncode == 0, resumed.stderr
+    assert train.main([str(config), '--work-dir', str(tmp_path), *longer]) == 0
+    assert_same(weights(tmp_path / 'epoch_3.pth'), weights(trained / 'epoch_3.pth'))
+
+
+def test_dump_and_show(config, trained, tmp_path):
+    shifted = tmp_path / 'shifted.txt'
+    lines = [line.split() for line in (config.parent / 'test.txt').open()]
+    shifted.write_text('\n'.join(f'{name} {(int(k) + 1) % 3}' for name, k in lines))
+    pictures = {}
+    for truth, ann_file in (('right', 'test.txt'), ('wrong', shifted)):
+        dump, show = tmp_path / f'{truth}.pkl', tmp_path / truth
+        arguments = [config, trained / 'epoch_2.pth', '--dump', dump]
+        arguments += ['--show-dir', show, '--work-dir', tmp_path, '--cfg-options']
+        arguments += [f'test_dataloader.dataset.ann_file={ann_file}']
+        assert test.main([str(a) for a in arguments]) == 0
+        samples = load(str(dump))
+        assert len(samples) == 5
+        pictures[truth] = {p.name: np.asarray(Image.open(p)) for p in show.iterdir()}
+    names = [f'{Path(name).stem}_{i:06d}.png' for i, (name, _) in enumerate(lines)]
+    assert sorted(pictures['right']) == sorted(names)
+    predicted = [int(s['pred_label']) == (int(k) + 1) % 3
+                 for s, (_, k) in zip(samples, lines)]  # fmt: skip
+    for i, name in enumerate(names):
+        right, wrong = pictures['right'][name], pictures['wrong'][name]
+        channel = ['red', 'green', 'blue'].index(name.split('_')[0])
+        for picture in (right, wrong):  # the last frame keeps its colour
+            assert picture[-20:, -20:].mean((0, 1)).argmax() == channel
+        corner = wrong[1, 1].argmax()
+        assert corner == (1 if predicted[i] else 0)  # green or red
+        assert (right[:60] != wrong[:60]).any()  # the labels differ
+        assert (right[70:] == wrong[70:]).all()  # the frames do not
+    assert not all(predicted)
+
+
+TRAIN_AND_TEST = """
+import runpy, sys
+tools, config, work_dir, checkpoint = sys.argv[1:]
+for name, *arguments in (('train', config), ('test', config, checkpoint)):
+    sys.argv = [name, *arguments, '--work-dir', work_dir]
+    runpy.run_path(f'{tools}/{name}.py', run_name='__main__')
+"""
+
+
+def test_mmaction2s_own_tools(config, trained, tmp_path):
+    package = importlib.util.find_spec('mmaction').submodule_search_locations[0]
+    tools, checkpoint = Path(package, '.mim', 'tools'), tmp_path / 'epoch_2.pth'
+    result = run(
+        sys.executable, '-c', TRAIN_AND_TEST, tools, config, tmp_path, checkpoint
+    )
+    assert result.returncode == 0, result.stderr
+    assert_same(weights(checkpoint), weights(trained / 'epoch_2.pth'))
+    assert 'Epoch(test) [3/3]    acc/top1' in result.stdout
+
+
+def test_seed_wins_over_config(config):
+    def randomness(*arguments):
+        return train.read_config(train.parse_args([str(config), *arguments])).randomness
+
+    assert randomness() == dict(seed=0)
+    assert randomness('--seed', '7') == dict(seed=7)
+    assert randomness('--deterministic') == dict(seed=0, deterministic=True)
+    assert randomness('--diff-rank-seed', '--seed', '0') == dict(
+        seed=0, diff_rank_seed=True
+    )
+
+
+@pytest.mark.parametrize(
+    'hooks',
+    [
+        {},
+        dict(visualization=dict(type='VisualizationHook', show=True)),
+        dict(visualization=dict(type='VideoVisualizationHook', num_frames=3)),
+    ],
+    ids=['none', 'mmaction2s', 'ours'],
+)
+def test_show_dir_sets_the_hook(hooks, config, tmp_path):
+    cfg = Config.fromfile(config)
+    del cfg._cfg_dict['default_hooks']
+    if hooks:
+        cfg.default_hooks = hooks
+    path = tmp_path / 'hooks.py'
+    cfg.dump(path)
+    arguments = [str(path), '--show-dir', 'there', '--interval', '5']
+    hook = test.read_config(test.parse_args(arguments)).default_hooks.visualization
+    expected = dict(type='VideoVisualizationHook', enable=True)
+    expected.update(out_dir='there', interval=5)
+    if 'num_frames' in hooks.get('visualization', {}):
+        expected['num_frames'] = 3
+    assert hook == expected
+
+
+def test_zero_shot_needs_no_checkpoint(config, tmp_path, capsys):
+    arguments = [str(config), '--work-dir', str(tmp_path)]
+    assert test.main(arguments) == 2
+    assert 'error: no checkpoint given, but ' in capsys.readouterr().err
+    cfg = Config.fromfile(config)
+    cfg.model.backbone = cfg.model.backbone.clip
+    zero_shot = tmp_path / 'clip.py'
+    cfg.dump(zero_shot)
+    for checkpoint in ([], ['none']):
+        time.sleep(1)  # runs are told apart by the second in which they begin
+        assert test.main([str(zero_shot), *checkpoint, *arguments[1:]]) == 0
+
+
+# --- Errors, before anything is built -----------------------------------------------
+
+ANN_FILE = 'train_dataloader.dataset.ann_file'
+PREFIX = 'test_dataloader.dataset.data_prefix.video'
+WEIGHTS = 'model.backbone.clip.weights'
+LR = 'optim_wrapper.optimizer.lr'
+
+TRAIN_ERRORS = {
+    'amp': (['--amp'], 'mixed precision needs a GPU.*leave out --amp'),
+    'amp_config': (
+        ['--cfg-options', 'optim_wrapper.type=AmpOptimWrapper'],
+        'mixed precision needs a GPU.*leave out optim_wrapper.type',
+    ),
+    'resume': (['--resume', 'no.pth'], "checkpoint 'no.pth': there is no such file"),
+    'auto_scale_lr': (['--auto-scale-lr'], r'add auto_scale_lr=dict\(base_batch_size'),
+    'top_level': (
+        ['--cfg-options', 'optim_wraper.optimizer.lr=1'],
+        "no 'optim_wraper'; did you mean 'optim_wrapper'",
+    ),
+    'option': (
+        ['--cfg-options', 'model.backbone.alfa=1'],
+        "model.backbone has no 'alfa'; did you mean 'alpha'",
+    ),
+    'option_through_a_number': (
+        ['--cfg-options', f'{LR}.value=1'],
+        'optim_wrapper.optimizer.lr is 0.001 and has no keys',
+    ),
+    'option_in_a_list': (
+        ['--cfg-options', 'param_scheduler.3.T_max=1'],
+        r'param_scheduler is a list of 1; .* from 0 to 0, not .3.',
+    ),
+    'option_of_a_hook': (
+        ['--cfg-options', 'default_hooks.checkpiont.interval=2'],
+        "default_hooks has no 'checkpiont'; did you mean 'checkpoint'",
+    ),
+    'type': (
+        ['--cfg-options', 'model.backbone.type=STOPCLIPVit'],
+        "model.backbone.type: .* called 'STOPCLIPVit'; did you mean 'STOPCLIPViT'",
+    ),
+    'ann_file': (
+        ['--cfg-options', f'{ANN_FILE}=no.txt'],
+        "train_dataloader.dataset.ann_file: there is no file '.*/no.txt'.*data_root",
+    ),
+    'weights': (
+        ['--cfg-options', f'{WEIGHTS}=no/such.pt'],
+        r"model.backbone.clip.weights: there is no file 'no/such.pt'",
+    ),
+}
+TEST_ERRORS = {
+    'checkpoint': (['no.pth'], "checkpoint 'no.pth': there is no such file"),
+    'prefix': (
+        ['--cfg-options', f'{PREFIX}=nowhere'],
+        "data_prefix.video: there is no folder '.*/nowhere'",
+    ),
+    'option': (
+        ['--cfg-options', 'test_dataloader.bach_size=1'],
+        "test_dataloader has no 'bach_size'; did you mean 'batch_size'",
+    ),
+}
+CONFIG_ERRORS = {
+    "model.backbone.alfa: STOPCLIPViT takes no 'alfa'; did you mean 'alpha'": (
+        'model.backbone.alfa',
+        0.5,
+    ),
+    "model.cls_head.num_classes: CLIPTextHead takes no 'num_classes'": (
+        'model.cls_head.num_classes',
+        3,
+    ),
+    "optim_wrapper.optimizer.lrr: AdamW takes no 'lrr'; did you mean 'lr'": (
+        'optim_wrapper.optimizer.lrr',
+        1,
+    ),
+    "dataset.pipeline.1.clip_length: UniformSample takes no 'clip_length'": (
+        'train_dataloader.dataset.pipeline.1.clip_length',
+        8,
+    ),
+    "dataset.anno_file: VideoDataset takes no 'anno_file'; did you mean 'ann_file'": (
+        'val_dataloader.dataset.anno_file',
+        'x',
+    ),
+    "default_hooks.checkpoint.intervals: .*; did you mean 'interval'": (
+        'default_hooks.checkpoint.intervals',
+        1,
+    ),
+    "train_cfg.max_epoch: EpochBasedTrainLoop .* did you mean 'max_epochs'": (
+        'train_cfg.max_epoch',
+        1,
+    ),
+    "worker_init_fn.type: there is no function called 'seed_wroker'; .*'seed_worker'": (
+        'train_dataloader.worker_init_fn.type',
+        'seed_wroker',
+    ),
+    "randomness.sead: randomness takes no 'sead'; did you mean 'seed'": (
+        'randomness.sead',
+        1,
+    ),
+    "default_hooks.checkpoint2 has no 'type'; its keys are interval": (
+        'default_hooks.checkpoint2.interval',
+        1,
+    ),
+    "train_dataloder: nothing reads this key; did you mean 'train_dataloader'": (
+        'train_dataloder.batch_size',
+        1,
+    ),
+}
+
+
+@pytest.fixture
+def nothing_built(monkeypatch):
+    def build(*arguments):
+        raise AssertionError('built although the config is at fault')
+
+    monkeypatch.setattr('mmengine.runner.Runner.from_cfg', build)
+    monkeypatch.setattr('mmstop.towers.clip.build_clip', build)
+
+
+@pytest.mark.parametrize(
+    'tool, arguments, message',
+    [(train, *case) for case in TRAIN_ERRORS.values()]
+    + [(test, *case) for case in TEST_ERRORS.values()],
+    ids=[f'train-{k}' for k in TRAIN_ERRORS] + [f'test-{k}' for k in TEST_ERRORS],
+)
+def test_error_is_one_line(tool, arguments, message, config, capsys, nothing_built):
+    start = time.monotonic()
+    assert tool.main([str(config), *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('error: ')
+    with pytest.raises(ConfigError, match=message):
+        raise ConfigError(lines[0])
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize('message', CONFIG_ERRORS)
+def test_fault_in_config_is_named(message, tmp_path):
+    cfg = Config(tiny_config(tmp_path))
+    key, value = CONFIG_ERRORS[message]
+    cfg.merge_from_dict({key: value})
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg, [])
+
+
+def test_helper_variable_is_no_option(tmp_path):
+    path = tmp_path / 'helper.py'
+    path.write_text(
+        "clip_vit = dict(type='CLIPViT', arch='ViT-B-32', weights='openai')\n"
+        "model = dict(type='Recognizer3D', backbone=clip_vit)\n"
+    )
+    message = 'clip_vit is a helper variable.*; set model.backbone.weights instead'
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path), {'clip_vit.weights': 'other.pt'})
+
+
+def test_missing_config(capsys):
+    assert train.main(['no_such_config.py']) == 2
+    assert (
+        "config 'no_such_config.py': there is no such file" in capsys.readouterr().err
+    )
+
+
+def test_nothing_to_train(config, capsys):
+    options = ['--cfg-options', 'train_cfg=None']
+    assert train.main([str(config), *options]) == 2
+    assert 'has no train_cfg, nothing to train' in capsys.readouterr().err
+
+
+def test_new_arguments_are_allowed(config):
+    options = {
+        'model.backbone.alpha': 0.5,
+        'model.cls_head.label_smooth_eps': 0.1,
+        'optim_wrapper.accumulative_counts': 2,
+        'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult': 0.1,
+        'optim_wrapper.clip_grad.norm_type': 2,
+        'train_dataloader.pin_memory': True,
+        'train_cfg.val_begin': 2,
+        'default_hooks.stop.type': 'EarlyStoppingHook',
+        'default_hooks.stop.monitor': 'acc/top1',
+        'default_hooks.checkpoint.save_best': 'acc/top1',
+        'load_from': None,
+        'randomness.deterministic': True,
+    }
+    check_config(load_config(str(config), options), ['train', 'val', 'test'])
+
+
+def test_other_class_brings_its_arguments(config):
+    options = {
+        'optim_wrapper.optimizer.type': 'SGD',
+        'optim_wrapper.optimizer.momentum': 0.9,
+    }
+    check_config(load_config(str(config), options), [])
+
+
+@pytest.mark.parametrize(
+    'path', sorted(ROOT.glob('configs/*.py')), ids=lambda p: p.stem
+)
+def test_own_configs_pass(path):
+    check_config(load_config(str(path)), [])
+
+
+class Base:
+    def __init__(self, a, b=0):
+        pass
+
+
+class HandsOn(Base):
+    def __init__(self, c, **kwargs):
+        kwargs.pop('d', None)
+        super().__init__(a=1, **kwargs)
+
+
+class Keeps(Base):
+    def __init__(self, c, **kwargs):
+        super().__init__(1)
+        self.rest = kwargs
+
+
+def test_accepted_arguments():
+    assert accepted_arguments(Base) == {'a', 'b'}
+    assert accepted_arguments(HandsOn) == {'b', 'c', 'd'}
+    assert accepted_arguments(Keeps) is None
+    assert accepted_arguments(lambda x, y=1: None) == {'x', 'y'}
+    assert 'momentum' in accepted_arguments(torch.optim.SGD)
+
+
+# --- Several processes --------------------------------------------------------------
+
+
+def test_dist_train(config, tmp_path):
+    result = run(
+        ROOT / 'tools' / 'dist_train.sh', config, 2, '--work-dir', tmp_path,
+        '--cfg-options', 'train_cfg.max_epochs=1',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'Distributed training: True' in result.stdout
+    assert 'GPU number: 2' in result.stdout
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+@pytest.mark.slow
+def test_dist_test_draws_all(config, trained, tmp_path):
+    result = run(
+        ROOT / 'tools' / 'dist_test.sh', config, trained / 'epoch_2.pth', 2,
+        '--work-dir', tmp_path, '--show-dir', tmp_path / 'show',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    numbers = [p.stem.split('_')[-1] for p in (tmp_path / 'show').iterdir()]
+    assert sorted(numbers) == [f'{i:06d}' for i in range(5)]
+
+
+@pytest.mark.slow
+def test_two_nodes(config, tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    nodes = [
+        subprocess.Popen(
+            [ROOT / 'tools' / 'dist_train.sh', config, '1', '--work-dir', tmp_path],
+            env=environment(NNODES='2', NODE_RANK=rank, PORT=port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ('0', '1')
+    ]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert 'GPU number: 2' in outputs[0]
+    assert (tmp_path / 'epoch_2.pth').is_file()
+
+
+@pytest.mark.parametrize(
+    'script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test']
+)
+def test_scripts_say_how_to_use_them(script):
+    result = run(ROOT / 'tools' / f'{script}.sh', 'one')
+    assert result.returncode == 2
+    assert result.stderr.startswith('usage: ')
+
+
+@pytest.mark.parametrize('kind', ['train', 'test'])
+def test_slurm(kind, tmp_path):
+    """Against an ``srun`` that only says what it was given."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; done\n')
+    srun.chmod(0o755)
+    checkpoint = ['a b.pth'] if kind == 'test' else []
+    result = run(
+        ROOT / 'tools' / f'slurm_{kind}.sh', 'gpu', 'job', 'c.py', *checkpoint,
+        '--work-dir', 'a dir',
+        PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}',
+        GPUS='16', SRUN_ARGS='--quotatype=x --nice',
+    )  # fmt: skip
+    given = result.stdout.splitlines()
+    assert result.returncode == 0, result.stderr
+    assert given[:2] == ['--partition=gpu', '--job-name=job']
+    assert {'--ntasks=16', '--ntasks-per-node=8', '--quotatype=x', '--nice'} < {*given}
+    tool = str(ROOT / 'tools' / f'{kind}.py')
+    after = given[given.index(tool) + 1 :]
+    assert after == ['c.py', *checkpoint, '--launcher', 'slurm', '--work-dir', 'a dir']
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_weights(config, tmp_path):
+    options = ['--cfg-options', 'train_cfg.max_epochs=12', 'train_cfg.val_interval=3']
+    killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+    tool = str(ROOT / 'tools' / 'train.py')
+    command = [sys.executable, tool, str(config), '--work-dir', str(killed)]
+    command += ['--resume', *options]
+    kills = 0
+    for _ in range(4):
+        before = len(list(killed.glob('2*')))
+        process = subprocess.Popen(
+            command,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(list(killed.glob('2*'))) == before:
+            time.sleep(0.05)  # until the run has its log folder
+        time.sleep(random.uniform(0.5, 2.5))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills
+    finished = run(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert train.main([str(config), '--work-dir', str(whole), *options]) == 0
+    assert_same(weights(killed / 'epoch_12.pth'), weights(whole / 'epoch_12.pth'))

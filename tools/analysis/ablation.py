@@ -1,0 +1,101 @@
+"""Make the paper's Table 4 for any STOP config: each prompter on and off, some seeds.
+
+    python tools/analysis/ablation.py configs/stop_moving_shapes.py
+
+Every run is one of tools/train.py and one of tools/test.py with the checkpoint that
+scored best in validation. Finished runs are reused, unfinished ones resumed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean
+from typing import Optional
+
+TOOLS = Path(__file__).parents[1]
+ROWS = {  # name -> what differs from the config
+    'neither': ('num_spatial=0', 'temporal_scale=0'),
+    'spatial only': ('temporal_scale=0',),
+    'temporal only': ('num_spatial=0',),
+    'both': (),
+    'both, hard selection': ('selection=hard',),
+    'both, random frozen video tower': ('clip.weights=None',),
+}
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config')
+    parser.add_argument('--rows', nargs='+', choices=ROWS, default=list(ROWS))
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
+    parser.add_argument('--metric', default='acc/top1')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/ablation'))
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = parse_args(argv)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures = {
+            (row, seed): pool.submit(measure, args, row, seed)
+            for seed in args.seeds
+            for row in args.rows
+            if row != 'neither' or seed == args.seeds[0]  # nothing random in it
+        }
+        results = {key: future.result() for key, future in futures.items()}
+    print(f'| {args.config} | {args.metric}, mean | seeds {args.seeds} |')
+    print('| --- | --- | --- |')
+    for row in args.rows:
+        values = [100 * v for (name, _), v in results.items() if name == row]
+        each = ', '.join(f'{value:.1f}' for value in values)
+        print(f'| {row} | {mean(values):.1f} | {each} |')
+
+
+def measure(args: argparse.Namespace, row: str, seed: int) -> float:
+    """Train and test one row with one seed; return the metric on the test split."""
+    name = row.replace(',', '').replace(' ', '-')
+    work_dir = args.work_dir / Path(args.config).stem / f'{name}-seed{seed}'
+    result = work_dir / 'result.json'
+    if not result.exists():
+        work_dir.mkdir(parents=True, exist_ok=True)
+        options = [f'model.backbone.{option}' for option in ROWS[row]]
+        changed = ['--cfg-options', *options] if options else []
+        checkpoint = 'none'
+        if row != 'neither':
+            common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
+            run(args, work_dir, 'train.py', args.config, '--resume', *common)
+            checkpoint = str(best_checkpoint(work_dir))
+        tested = ['--work-dir', str(work_dir / 'test'), *changed]
+        run(args, work_dir, 'test.py', args.config, checkpoint, *tested)
+        log = max((work_dir / 'test').glob('*/*.json'), key=os.path.getmtime)
+        result.write_text(log.read_text())
+    value = json.loads(result.read_text())[args.metric]
+    print(f'{row}, seed {seed}: {args.metric} {value:.4f}', file=sys.stderr, flush=True)
+    return value
+
+
+def run(args: argparse.Namespace, work_dir: Path, tool: str, *arguments: str) -> None:
+    """Run a tool with its share of the cores; its output goes to ``work_dir``."""
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
+    log = work_dir / f'{Path(tool).stem}.out'
+    with log.open('a') as out:
+        command = [sys.executable, str(TOOLS / tool), *arguments]
+        code = subprocess.call(command, stdout=out, stderr=out, env=environment)
+    if code:
+        raise RuntimeError(f'{" ".join(command)} failed; see {log}')
+
+
+def best_checkpoint(work_dir: Path) -> Path:
+    (path,) = work_dir.glob('best_*.pth')
+    return path
+
+
+if __name__ == '__main__':
+    main()

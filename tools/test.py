@@ -1,0 +1,113 @@
+"""Test a model: print its metrics, keep its predictions, draw them."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
+from mmstop.engine.checks import ConfigError, check_config, load_config
+
+HOOK = 'VideoVisualizationHook'
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add('config', help='config file')
+    add(
+        'checkpoint',
+        nargs='?',
+        help="checkpoint file; left out, or 'none', where the model was not trained",
+    )
+    add('--work-dir', help='where logs go')
+    add('--dump', metavar='FILE.pkl', help='keep the predictions in this file')
+    add('--show-dir', help='draw videos with their predictions into this folder')
+    add('--interval', type=int, default=1, help='with --show-dir: every n-th video')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config: model.backbone.alpha=0.5; lists as "[a,b]" or a,b',
+    )
+    add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    add('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.interval < 1:
+        parser.error(f'--interval {args.interval}: it is at least 1')
+    if args.dump and not args.dump.endswith(('.pkl', '.pickle')):
+        parser.error(f'--dump {args.dump}: its name ends in .pkl or .pickle')
+    return args
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Load the config, let the arguments win over it, and check the result.
+
+    Raises:
+        ConfigError: the config or an argument is at fault.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    if cfg.get('test_dataloader') is None:
+        raise ConfigError(f'{args.config} has no test_dataloader, nothing to test')
+    cfg.resume = False
+    cfg.load_from = None if args.checkpoint in (None, 'none') else args.checkpoint
+    if args.dump is not None:
+        evaluators = cfg.test_evaluator
+        if not isinstance(evaluators, (list, tuple)):
+            evaluators = [evaluators]
+        dump = dict(type='DumpResults', out_file_path=args.dump)
+        cfg.test_evaluator = [*evaluators, dump]
+    if args.show_dir is not None:
+        _draw(cfg, args.show_dir, args.interval)
+    check_config(cfg, ['test'])
+    return cfg
+
+
+def _draw(cfg: Config, show_dir: str, interval: int) -> None:
+    hooks = dict(cfg.get('default_hooks') or {})
+    hook = dict(hooks.get('visualization') or {})
+    if hook.get('type') not in (HOOK, f'mmstop.{HOOK}'):
+        hook = dict(type=HOOK)
+    hook.update(enable=True, out_dir=show_dir, interval=interval)
+    cfg.default_hooks = dict(hooks, visualization=hook)
+
+
+def _check_untrained(runner: Runner) -> None:
+    """Refuse to test a model without the checkpoint that it needs."""
+    trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+    if trained:
+        raise ConfigError(
+            f'no checkpoint given, but {trained:,} parameters of this model are '
+            f'trained; give the checkpoint as second argument'
+        )
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    try:
+        cfg = read_config(args)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        if cfg.load_from is None:
+            _check_untrained(runner)
+    except ConfigError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    runner.test()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

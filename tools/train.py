@@ -1,0 +1,133 @@
+"""Train a model from a config file."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
+from mmstop.engine.checks import ConfigError, check_config, load_config
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add('config', help='config file')
+    add('--work-dir', help='where logs and checkpoints go')
+    add(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the last one in the work directory',
+    )
+    add('--amp', action='store_true', help='mixed precision; needs a GPU')
+    add('--no-validate', action='store_true', help='do not evaluate while training')
+    add(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the total batch size',
+    )
+    add('--seed', type=int, help='seed, instead of the one in the config')
+    add('--diff-rank-seed', action='store_true', help='another seed in every process')
+    add('--deterministic', action='store_true', help='deterministic algorithms only')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config: model.backbone.alpha=0.5; lists as "[a,b]" or a,b',
+    )
+    add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    add('--local_rank', '--local-rank', type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Load the config, let the arguments win over it, and check the result.
+
+    Raises:
+        ConfigError: the config or an argument is at fault.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'{args.config} has no {key}, nothing to train')
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    _set_randomness(cfg, args)
+    if args.auto_scale_lr:
+        _scale_lr(cfg)
+    _set_precision(cfg, args.amp)
+    check_config(cfg, ['train'] if cfg.get('val_cfg') is None else ['train', 'val'])
+    return cfg
+
+
+def _set_randomness(cfg: Config, args: argparse.Namespace) -> None:
+    given = {
+        'seed': args.seed,
+        'diff_rank_seed': args.diff_rank_seed or None,
+        'deterministic': args.deterministic or None,
+    }
+    randomness = dict(cfg.get('randomness') or {'seed': None})
+    randomness.update({k: v for k, v in given.items() if v is not None})
+    cfg.randomness = randomness
+
+
+def _scale_lr(cfg: Config) -> None:
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise ConfigError(
+            '--auto-scale-lr: the config does not say for which total batch size its '
+            'learning rate is; add auto_scale_lr=dict(base_batch_size=...)'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def _set_precision(cfg: Config, amp: bool) -> None:
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if amp:
+        if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ConfigError(
+                f'--amp: optim_wrapper is a {wrapper}, which has no mixed precision; '
+                f'only OptimWrapper can be replaced by AmpOptimWrapper'
+            )
+        cfg.optim_wrapper.type = wrapper = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if wrapper == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
+        raise ConfigError(
+            f'mixed precision needs a GPU and this machine has only '
+            f'{get_device()!r}; leave out '
+            f'{"--amp" if amp else "optim_wrapper.type=AmpOptimWrapper"}'
+        )
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    try:
+        cfg = read_config(args)
+    except ConfigError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
