@@ -1,7 +1,7 @@
 _base_ = [
     '_base_/models/moving_shapes_recognizer.py',
     '_base_/datasets/moving_shapes.py',
-    '_base_/schedules/adamw_cosine.py',
+    '_base_/schedules/moving_shapes.py',
     '_base_/default_runtime.py',
 ]
 model = dict(

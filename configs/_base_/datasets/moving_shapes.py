@@ -1,23 +1,30 @@
 # Moving Shapes, written by tools/data/moving_shapes.py.
-num_frames = 8
+num_frames = 6
 data_root = 'data/moving_shapes'
 classes = 'moving_shapes'
 
-decode = [dict(type='DecordInit'), dict(type='DecordDecode')]
+# Labels of the mirrored motions: left is right, and up is down.
+left_right = {0: 4, 4: 0, 1: 3, 3: 1, 5: 7, 7: 5}
+up_down = {1: 7, 7: 1, 2: 6, 6: 2, 3: 5, 5: 3}
+
 pack = [
     dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
 train_pipeline = [
-    decode[0],
+    dict(type='DecordInit'),
     dict(type='UniformSample', clip_len=num_frames),
-    decode[1],
+    dict(type='DecordDecode'),
+    dict(type='Flip', flip_ratio=0.5, flip_label_map=left_right),
+    dict(
+        type='Flip', flip_ratio=0.5, direction='vertical', flip_label_map=up_down
+    ),
     *pack,
 ]
 val_pipeline = [
-    decode[0],
+    dict(type='DecordInit'),
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
-    decode[1],
+    dict(type='DecordDecode'),
     *pack,
 ]
 

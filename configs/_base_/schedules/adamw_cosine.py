@@ -17,7 +17,6 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         begin=1,
-        end=30,
         by_epoch=True,
         convert_to_iter_based=True,
     ),
