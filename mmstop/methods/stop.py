@@ -88,7 +88,8 @@ class PatchConv3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, N, D) -> (B, T, N, D)."""
         x = self.down(x).unflatten(2, self.grid).movedim(-1, 1)  # (B, C, T, rows, cols)
-        x = self.conv(F.pad(x, (0, 0, 0, 0, 1, 1), mode='replicate'))
+        # F.pad's replication has no deterministic backward pass on GPUs.
+        x = self.conv(torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2))
         return self.up(x.movedim(1, -1).flatten(2, 3))
 
 
