@@ -49,16 +49,30 @@ def test_left_is_right_in_a_mirror():
     names = load_classes('ssv2')
     pipeline = read('stop_ssv2').train_dataloader.dataset.pipeline
     (flip,) = [step for step in pipeline if step.type == 'Flip']
-    directed = {
-        label
-        for label, name in enumerate(names)
-        if {'left', 'right'} & set(name.split())
+    swap = {'left': 'right', 'right': 'left'}
+    mirrored = [' '.join(swap.get(w, w) for w in name.split()) for name in names]
+    assert flip.flip_label_map == {
+        label: names.index(mirror)
+        for label, mirror in enumerate(mirrored)
+        if mirror != names[label] and mirror in names
     }
-    assert set(flip.flip_label_map) == directed
-    for label, mirrored in flip.flip_label_map.items():
-        swap = {'left': 'right', 'right': 'left'}
-        words = [swap.get(word, word) for word in names[label].split()]
-        assert ' '.join(words) == names[mirrored]
+
+
+def test_moving_shapes_in_a_mirror():
+    sideways, upside_down = [
+        step.flip_label_map
+        for step in read('stop_moving_shapes').train_dataloader.dataset.pipeline
+        if step.type == 'Flip'
+    ]
+    names = load_classes('moving_shapes')
+    for swap, labels in (
+        ({'left': 'right', 'right': 'left'}, sideways),
+        ({'upper': 'lower', 'lower': 'upper', 'up': 'down', 'down': 'up'}, upside_down),
+    ):
+        mirrored = [' '.join(swap.get(w, w) for w in name.split()) for name in names]
+        assert [labels.get(i, i) for i in range(9)] == [
+            names.index(m) for m in mirrored
+        ]
 
 
 def test_splits_differ_in_their_lists_only():

@@ -47,6 +47,7 @@ class CLIPTextHead(BaseHead):
         if '{}' not in template:
             raise ValueError(f"template={template!r} has no '{{}}' for the class name")
         tower = MODELS.build(text)
+        kwargs.setdefault('loss_cls', dict(type='mmaction.CrossEntropyLoss'))
         super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
         self.text = tower
         self.sentences = [template.format(name) for name in names]
