@@ -205,9 +205,10 @@ def test_files_that_hold_no_clip(tmp_path):
     with pytest.raises(ValueError, match='page.pt cannot be read as CLIP weights'):
         MODELS.build(dict(VIT, weights=str(page)))
     numbers = tmp_path / 'numbers.pt'
-    torch.save({'epoch': 3}, numbers)
-    with pytest.raises(ValueError, match='numbers.pt holds more than tensors'):
-        MODELS.build(dict(VIT, weights=str(numbers)))
+    for content in ({'epoch': 3}, torch.zeros(3)):
+        torch.save(content, numbers)
+        with pytest.raises(ValueError, match='numbers.pt holds something else than'):
+            MODELS.build(dict(VIT, weights=str(numbers)))
     other = tmp_path / 'other.pt'
     torch.save({'weight': torch.zeros(3)}, other)
     with pytest.raises(ValueError, match='It holds no CLIP with a ViT'):
@@ -232,8 +233,6 @@ def test_weights_of_another_architecture_or_image_size(weights, tmp_path):
 def test_quickgelu_mismatch_is_an_error(clip, tmp_path):
     with pytest.raises(ValueError, match="say arch='ViT-B-32-quickgelu'"):
         MODELS.build(dict(type='CLIPViT', arch='ViT-B-32', weights='openai'))
-    with pytest.raises(ValueError, match="say arch='ViT-B-32'"):
-        MODELS.build(dict(type='CLIPViT', arch=B32, weights='laion2b_e16'))
     config = json.loads(Path(TINY).read_text())
     config['quick_gelu'] = False
     gelu = tmp_path / 'ViT-tiny-gelu.json'

@@ -213,25 +213,27 @@ def _read(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is no weights file, or holds more than tensors.
     """
-    if path.suffix == '.safetensors' or _is_torchscript(path):
-        read = load_file if path.suffix == '.safetensors' else _read_torchscript
-        try:
-            state = read(path)
-        except Exception as error:
-            raise ValueError(
-                f'{path} cannot be read as CLIP weights ({error}); give an OpenAI .pt '
-                f'archive, an open_clip .safetensors file or a .pt file that holds '
-                f'nothing but tensors'
-            ) from error
-    else:
-        state = CheckpointLoader.load_checkpoint(str(path), 'cpu')
-    state = dict(state.get('state_dict', state))
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
-    if not all(isinstance(value, Tensor) for value in state.values()):
+    try:
+        if path.suffix == '.safetensors':
+            state = load_file(path)
+        elif _is_torchscript(path):
+            state = _read_torchscript(path)
+        else:
+            state = CheckpointLoader.load_checkpoint(str(path), 'cpu')
+    except Exception as error:
         raise ValueError(
-            f'{path} holds more than tensors; save the state_dict of the CLIP model'
+            f'{path} cannot be read as CLIP weights ({error}); give an OpenAI .pt '
+            f'archive, an open_clip .safetensors file or a .pt file that holds '
+            f'nothing but tensors'
+        ) from error
+    if isinstance(state, dict):
+        state = state.get('state_dict', state)
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(
+            f'{path} holds something else than named tensors; save the state_dict of '
+            f'the CLIP model'
         )
-    return state
+    return {key.removeprefix('module.'): value for key, value in state.items()}
 
 
 # Keys that only the TorchScript archives have in which OpenAI published CLIP.
