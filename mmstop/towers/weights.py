@@ -213,6 +213,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is no weights file, or holds more than tensors.
     """
+    state: Any
     try:
         if path.suffix == '.safetensors':
             state = load_file(path)
