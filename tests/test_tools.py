@@ -476,8 +476,8 @@ def test_killed_run_resumes_to_the_same_weights(config, tmp_path):
     options = ['--cfg-options', 'train_cfg.max_epochs=12', 'train_cfg.val_interval=3']
     killed, whole = tmp_path / 'killed', tmp_path / 'whole'
     tool = str(ROOT / 'tools' / 'train.py')
-    command = [sys.executable, tool, str(config), '--work-dir', str(killed)]
-    command += ['--resume', *options]
+    train_into = [sys.executable, tool, str(config), *options, '--work-dir']
+    command = [*train_into, str(killed), '--resume']
     kills = 0
     for _ in range(4):
         before = len(list(killed.glob('2*')))
@@ -497,5 +497,6 @@ def test_killed_run_resumes_to_the_same_weights(config, tmp_path):
     assert kills
     finished = run(*command)
     assert finished.returncode == 0, finished.stderr
-    assert train.main([str(config), '--work-dir', str(whole), *options]) == 0
+    undisturbed = run(*train_into, str(whole))
+    assert undisturbed.returncode == 0, undisturbed.stderr
     assert_same(weights(killed / 'epoch_12.pth'), weights(whole / 'epoch_12.pth'))
