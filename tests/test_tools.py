@@ -67,7 +67,8 @@ def test_resumed_run_equals_undisturbed(config, trained, tmp_path):
     tool = ROOT / 'tools' / 'train.py'
     resumed = run(sys.executable, tool, config, '--resume', *longer)
     assert resumed.returncode == 0, resumed.stderr
-    assert train.main([str(config), '--work-dir', str(tmp_path), *longer]) == 0
+    undisturbed = run(sys.executable, tool, config, '--work-dir', tmp_path, *longer)
+    assert undisturbed.returncode == 0, undisturbed.stderr
     assert_same(weights(tmp_path / 'epoch_3.pth'), weights(trained / 'epoch_3.pth'))
 
 
