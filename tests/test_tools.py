@@ -322,6 +322,15 @@ def test_helper_variable_is_no_option(tmp_path):
     message = 'clip_vit is a helper variable.*; set model.backbone.weights instead'
     with pytest.raises(ConfigError, match=message):
         load_config(str(path), {'clip_vit.weights': 'other.pt'})
+    path.write_text(
+        'num_frames = 6\n'
+        "flip = dict(type='Flip', flip_label_map={2: num_frames})\n"
+        "sample = dict(type='UniformSample', clip_len=num_frames)\n"
+        'train_dataloader = dict(dataset=dict(pipeline=[sample, flip]))\n'
+    )
+    message = 'set train_dataloader.dataset.pipeline.0.clip_len instead'
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(path), {'num_frames': 8})
 
 
 def test_missing_config(capsys):

@@ -159,7 +159,8 @@ def _copies_of(value: Any, node: Any, path: str) -> Iterator[str]:
         yield path
     elif isinstance(node, dict):
         for key, child in node.items():
-            yield from _copies_of(value, child, f'{path}.{key}')
+            if isinstance(key, str):  # others are data, such as label maps
+                yield from _copies_of(value, child, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
             yield from _copies_of(value, child, f'{path}.{i}')

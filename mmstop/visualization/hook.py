@@ -25,7 +25,7 @@ __all__ = ['VideoVisualizationHook', 'draw_strip']
 FRAME_HEIGHT = 160  # pixels; smaller frames are enlarged by a whole factor
 LINE_HEIGHT, FONT_SIZE, MARGIN = 28, 18, 8  # pixels
 MIN_WIDTH = 480  # pixels, so that the text of a single small frame can be read
-# White on each is legible; 'right' and 'wrong' are also said in words.
+# White on each is legible; 'correct' and 'wrong' are also said in words.
 RIGHT, WRONG, NEUTRAL = (0, 120, 70), (190, 30, 45), (90, 90, 90)
 
 
@@ -166,7 +166,7 @@ def _describe(
         return [*header, line], NEUTRAL
     right = set(predicted) <= set(truth)
     return (
-        [*header, f'{line} ({"right" if right else "wrong"})'],
+        [*header, f'{line} ({"correct" if right else "wrong"})'],
         RIGHT if right else WRONG,
     )
 
