@@ -121,3 +121,16 @@ def test_autocast_stays_finite_forward_and_backward(method):
         out.float().sum().backward()
         assert out.isfinite().all()
         assert all(p.grad.isfinite().all() for p in trained_of(model).values())
+
+
+@torch.no_grad()
+def test_a_method_around_a_method_keeps_padding_hidden():
+    """STOP masks its padding; the deep prompts inside must stay visible beside it."""
+    torch.manual_seed(0)
+    inner = dict(type='DeepPromptCLIPViT', clip=VIT)
+    model = MODELS.build(dict(type='STOPCLIPViT', clip=inner))
+    videos = torch.cat([wild(2, 6), still(1, 6)])
+    alone = torch.cat([model(video[None]) for video in videos])
+    torch.testing.assert_close(model(videos), alone, atol=1e-5, rtol=1e-4)
+    model.clip.prompts.normal_()
+    assert not torch.allclose(model(videos), alone, atol=1e-2)
