@@ -13,13 +13,23 @@ compat.apply()
 with warnings.catch_warnings():
     # mmcv-lite has no compiled operators; none of ours needs one.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformable')
-    from . import engine, methods, models, towers, visualization
+    from . import (
+        datasets,
+        engine,
+        evaluation,
+        methods,
+        models,
+        towers,
+        visualization,
+    )
 
 __version__ = '0.1.0'
 __all__ = [
     '__version__',
     'compat',
+    'datasets',
     'engine',
+    'evaluation',
     'methods',
     'models',
     'towers',

@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-__all__ = ['FUNCTIONS', 'HOOKS', 'MODELS']
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'TRANSFORMS']
 
 
 class SharedRegistry(Registry):
@@ -33,5 +33,8 @@ def _shared(parent: Registry, locations: list[str]) -> SharedRegistry:
 
 
 MODELS = _shared(root.MODELS, ['mmstop.towers', 'mmstop.methods', 'mmstop.models'])
+DATASETS = _shared(root.DATASETS, ['mmstop.datasets'])
+TRANSFORMS = _shared(root.TRANSFORMS, ['mmstop.datasets'])
+METRICS = _shared(root.METRICS, ['mmstop.evaluation'])
 FUNCTIONS = _shared(root.FUNCTIONS, ['mmstop.engine'])
 HOOKS = _shared(root.HOOKS, ['mmstop.engine', 'mmstop.visualization'])

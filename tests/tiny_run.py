@@ -3,8 +3,11 @@
     config = write_tiny_run(tmp_path)
 
 gives a config file that trains, validates and tests; its data lie beside it.
+``write_tiny_retrieval`` does so for captions.
 """
 
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from mmengine.config import Config
-from tiny import TEXT, VIT
+from tiny import TEXT, TINY, VIT
 
 ROOT = Path(__file__).parents[1]
 COLOURS = {'red': (230, 30, 30), 'green': (30, 200, 30), 'blue': (30, 30, 230)}  # RGB
@@ -129,6 +132,44 @@ def write_tiny_run(folder: Path) -> Path:
     (folder / 'test.txt').write_text('\n'.join(lines[:5]))  # not a multiple of two
     path = folder / 'tiny.py'
     Config(tiny_config(folder)).dump(path)
+    return path
+
+
+def write_tiny_retrieval(folder: Path) -> Path:
+    """Write the same videos with captions, and a config that retrieves them."""
+    captions: dict[str, list[str]] = {}
+    for take, (name, colour) in itertools.product('ab', COLOURS.items()):
+        video = f'{take}/{name}.mp4'
+        write_video(folder / 'videos' / video, colour)
+        captions[video] = [f'{i} times {name}' for i in range(10)]
+    pairs = {video: texts[:2] for video, texts in captions.items()}
+    (folder / 'train.json').write_text(json.dumps(pairs))
+    (folder / 'test.json').write_text(json.dumps(dict(list(captions.items())[:5])))
+    cfg = tiny_config(folder)
+    cfg['model'] = dict(
+        type='CLIPRetriever',
+        backbone=cfg['model']['backbone'],
+        text=TEXT,
+        data_preprocessor=dict(
+            type='MultiModalDataPreprocessor',
+            preprocessors=dict(
+                imgs=cfg['model']['data_preprocessor'],
+                text=dict(type='CaptionPreprocessor'),
+            ),
+        ),
+    )
+    for split in ('train', 'test'):  # that of validation is the one for testing
+        dataset = cfg[f'{split}_dataloader']['dataset']
+        dataset.update(type='VideoCaptionDataset', ann_file=f'{split}.json')
+        dataset['pipeline'][-1:] = [
+            dict(type='CaptionTokenize', arch=TINY, max_tokens=16),
+            dict(type='PackActionInputs', collect_keys=('imgs', 'text')),
+        ]
+    cfg['val_evaluator'] = cfg['test_evaluator'] = dict(type='VideoTextRetrieval')
+    cfg['default_hooks']['checkpoint']['save_best'] = 'retrieval/t2v/R1'
+    cfg['default_hooks']['checkpoint']['rule'] = 'greater'
+    path = folder / 'retrieval.py'
+    Config(cfg).dump(path)
     return path
 
 

@@ -1,7 +1,14 @@
-"""Heads, and MMAction2's recognizer for configs written in Python."""
+"""Heads, the retriever, and MMAction2's recognizer for configs written in Python."""
 
 from mmaction.models import Recognizer3D
 
 from .head import CLIPTextHead
+from .retriever import CaptionPreprocessor, CLIPRetriever, contrastive_loss
 
-__all__ = ['CLIPTextHead', 'Recognizer3D']
+__all__ = [
+    'CLIPRetriever',
+    'CLIPTextHead',
+    'CaptionPreprocessor',
+    'Recognizer3D',
+    'contrastive_loss',
+]

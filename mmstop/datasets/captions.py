@@ -1,0 +1,88 @@
+"""Caption files in MMAction2's retrieval form: {"video7.mp4": ["a caption", ...]}."""
+
+import json
+from pathlib import Path
+from typing import Any, Union
+
+__all__ = ['AnnotationError', 'check_captions', 'load_captions', 'read_json']
+
+
+class AnnotationError(ValueError):
+    """An annotation file is at fault; the text names the file and the entry."""
+
+
+def read_json(path: Union[str, Path]) -> Any:
+    """Read a JSON file, refusing what ``json`` would silently mend.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: the file is not UTF-8, no whole JSON, or has a key twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in entries:
+                raise AnnotationError(
+                    f'{path}: {key!r} occurs twice; join or remove one of the entries'
+                )
+            entries[key] = value
+        return entries
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: there is no such file')
+    try:
+        text = Path(path).read_text(encoding='utf-8-sig')
+        return json.loads(text, object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
+    except json.JSONDecodeError as error:
+        raise AnnotationError(
+            f'{path}: not a whole JSON file ({error}); it may be cut short or another '
+            f'kind of file, fetch it again'
+        ) from None
+
+
+def load_captions(path: Union[str, Path]) -> dict[str, list[str]]:
+    """Read the captions of every video, in file order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: the file or an entry is at fault.
+    """
+    captions = read_json(path)
+    check_captions(captions, path)
+    return captions
+
+
+def check_captions(captions: Any, path: Union[str, Path]) -> None:
+    """Check that every video has captions and every caption has words.
+
+    Args:
+        captions: what ``path`` holds, or will hold.
+
+    Raises:
+        AnnotationError: the first fault found.
+    """
+    if not isinstance(captions, dict) or not captions:
+        raise AnnotationError(
+            f'{path}: expected {{"video.mp4": ["caption", ...], ...}} with at least '
+            f'one video, got {_short(captions)}'
+        )
+    for video, texts in captions.items():
+        if not isinstance(texts, list) or not texts:
+            raise AnnotationError(
+                f'{path}: {video!r} has {_short(texts)}, expected a list of at least '
+                f'one caption; add it or remove the video'
+            )
+        for i, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise AnnotationError(
+                    f'{path}: caption {i} of {video!r} is {_short(text)}, expected '
+                    f'words; remove the caption'
+                )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'

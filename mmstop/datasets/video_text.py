@@ -1,0 +1,46 @@
+"""Videos with captions."""
+
+from pathlib import Path
+from typing import Any
+
+from mmaction.datasets import BaseActionDataset
+
+from mmstop.registry import DATASETS
+
+from .captions import load_captions
+
+__all__ = ['VideoCaptionDataset']
+
+
+@DATASETS.register_module()
+class VideoCaptionDataset(BaseActionDataset):
+    """Read videos and captions from ``{"video7.mp4": ["a caption", ...], ...}``.
+
+    In training an item is one caption and its video, so that a video with twenty
+    captions is twenty items. In testing (``test_mode=True``) an item is one video with
+    all its captions, so that each is decoded and encoded once. The pipeline gets
+    ``filename``, ``video_id`` (the name in the file) and ``text``: a caption, or in
+    testing the list of them.
+
+    Args:
+        ann_file: path of the annotation file, below ``data_root``.
+        **kwargs: those of MMAction2's ``BaseActionDataset``: ``pipeline``,
+            ``data_root``, ``data_prefix=dict(video=...)``, ``test_mode``, ...
+
+    Raises:
+        FileNotFoundError: there is no such annotation file.
+        AnnotationError: the file or an entry of it is at fault.
+    """
+
+    def __init__(self, ann_file: str, **kwargs: Any) -> None:
+        super().__init__(ann_file=ann_file, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the items in file order."""
+        folder = self.data_prefix.get('video', '')
+        items = []
+        for name, captions in load_captions(self.ann_file).items():
+            video = dict(filename=str(Path(folder, name)), video_id=name)
+            texts = [captions] if self.test_mode else captions
+            items += [dict(video, text=text) for text in texts]
+        return items

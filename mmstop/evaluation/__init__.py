@@ -1,0 +1,5 @@
+"""Metrics."""
+
+from .retrieval import VideoTextRetrieval
+
+__all__ = ['VideoTextRetrieval']

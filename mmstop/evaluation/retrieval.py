@@ -1,0 +1,270 @@
+"""Text-video retrieval: recall at 1, 5 and 10, median and mean rank, both directions.
+
+Dual softmax: Cheng et al., "Improving Video-Text Retrieval by Multi-Stream Corpus
+Alignment and Dual Softmax Loss", 2021, https://arxiv.org/abs/2109.04290. Query-bank
+normalisation: Bogolin et al., "Cross Modal Retrieval with Querybank Normalisation",
+CVPR 2022, https://arxiv.org/abs/2112.12777. Both know more than one query, the first
+all the queries of the test, the second those of a bank, so their results have columns
+of their own.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmstop.registry import METRICS
+
+__all__ = ['VideoTextRetrieval', 'ranks']
+
+CHUNK = 2**24  # scores at a time: 128 MB in float64
+Adjust = Callable[[Tensor], Tensor]
+
+
+@METRICS.register_module()
+class VideoTextRetrieval(BaseMetric):
+    """Rank videos by captions (``t2v``) and captions by videos (``v2t``).
+
+    It reads the ``features`` of the samples: ``video_feature`` (E,) and
+    ``text_feature`` (E,) or, for k captions of the video, (k, E); the score is their
+    cosine. The rank of a caption is the number of videos that score at least as much as
+    its own, itself included. The rank of a video is one more than the number of other
+    videos' captions that score at least as much as the best of its own. Ties, and
+    scores that are not a number, so count against the model.
+
+    The results are ``R1``, ``R5``, ``R10`` (percent), ``MdR`` and ``MnR`` (ranks, from
+    1) of each direction, such as ``retrieval/t2v/R1``. Scores are computed in chunks:
+    beyond the features, 10,000 videos and 60,000 captions take less than 2 GB.
+
+    Args:
+        dsl: report dual softmax too, as ``t2v_dsl`` and ``v2t_dsl``.
+        query_bank: ``.npz`` file that ``features_out`` wrote for other videos, usually
+            the training split; report query-bank normalisation (the dynamic inverted
+            softmax) with its captions as ``t2v_qb`` and its videos as ``v2t_qb``.
+        dsl_temperature: of the dual softmax, above 0; CLIP's own by default.
+        bank_beta: inverse temperature of the query-bank normalisation, above 0; the
+            default is its paper's.
+        features_out: ``.npz`` file to write the features to: ``video`` (videos, E),
+            ``text`` (captions, E) and ``owner`` (captions,), the video of each caption.
+        collect_device: 'cpu' or 'gpu', where the processes' results meet.
+        prefix: what the results' names begin with.
+
+    Raises:
+        FileNotFoundError: there is no such query bank.
+        ValueError: an argument is out of its range, or the file is no query bank.
+    """
+
+    default_prefix = 'retrieval'
+
+    def __init__(
+        self,
+        dsl: bool = False,
+        query_bank: Optional[str] = None,
+        dsl_temperature: float = 0.01,
+        bank_beta: float = 20.0,
+        features_out: Optional[str] = None,
+        collect_device: str = 'cpu',
+        prefix: Optional[str] = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        for name in ('dsl_temperature', 'bank_beta'):
+            if not locals()[name] > 0:
+                raise ValueError(f'{name}={locals()[name]}, expected more than 0')
+        if features_out is not None and not features_out.endswith('.npz'):
+            raise ValueError(f'features_out={features_out!r}, its name ends in .npz')
+        self.dsl = dsl
+        self.dsl_temperature = dsl_temperature
+        self.bank_beta = bank_beta
+        self.bank = None if query_bank is None else Features.read(query_bank)
+        self.features_out = features_out
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the features of a batch."""
+        for sample in data_samples:
+            features = sample['features']
+            video, text = features['video_feature'], features['text_feature']
+            text = text.reshape(-1, video.shape[-1])  # (k, E)
+            if not len(text):
+                raise ValueError('a video has no caption; remove it from the test set')
+            self.results.append((video.float().cpu(), text.float().cpu()))
+
+    def compute_metrics(self, results: Sequence[tuple[Tensor, Tensor]]) -> dict:
+        """Rank in both directions."""
+        features = Features.join(results)
+        video, text, owner = features
+        print_log(f'{len(text):,} captions of {len(video):,} videos', 'current')
+        if self.features_out is not None:
+            features.write(self.features_out)
+        own = torch.arange(len(video))
+        bank = self.bank
+        if bank is not None and bank.video.shape[1] != video.shape[1]:
+            raise ValueError(
+                f'the query bank has features of width {bank.video.shape[1]}, this '
+                f'model of {video.shape[1]}; write the bank with this model'
+            )
+        return {
+            **self._direction('t2v', text, owner, video, own, bank and bank.text),
+            **self._direction('v2t', video, own, text, owner, bank and bank.video),
+        }
+
+    def _direction(
+        self,
+        name: str,
+        queries: Tensor,
+        query_owner: Tensor,
+        gallery: Tensor,
+        gallery_owner: Tensor,
+        bank: Optional[Tensor],
+    ) -> dict[str, float]:
+        adjusted: dict[str, Optional[Adjust]] = {name: None}
+        if self.dsl:
+            adjusted[f'{name}_dsl'] = dual_softmax(
+                queries, gallery, self.dsl_temperature
+            )
+        if bank is not None:
+            adjusted[f'{name}_qb'] = inverted_softmax(bank, gallery, self.bank_beta)
+        return {
+            f'{column}/{measure}': value
+            for column, adjust in adjusted.items()
+            for measure, value in _summary(
+                ranks(queries, query_owner, gallery, gallery_owner, adjust)
+            ).items()
+        }
+
+
+class Features(NamedTuple):
+    """Unit-norm features, float64, so that equal features give equal scores."""
+
+    video: Tensor  # (videos, E)
+    text: Tensor  # (captions, E)
+    owner: Tensor  # (captions,), the video of each caption
+
+    @classmethod
+    def join(cls, results: Sequence[tuple[Tensor, Tensor]]) -> 'Features':
+        """Join what samples hold: (E,) and (k, E) each."""
+        counts = torch.tensor([len(text) for _, text in results])
+        return cls(
+            _unit(torch.stack([video for video, _ in results])),
+            _unit(torch.cat([text for _, text in results])),
+            torch.arange(len(results)).repeat_interleave(counts),
+        )
+
+    def write(self, path: str) -> None:
+        """Write a query bank; the file appears only when whole."""
+        part = Path(f'{path}.part')
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open('wb') as file:
+            np.savez(
+                file,
+                video=self.video.float().numpy(),
+                text=self.text.float().numpy(),
+                owner=self.owner.numpy(),
+            )
+        part.replace(path)
+
+    @classmethod
+    def read(cls, path: str) -> 'Features':
+        """Read a query bank."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f'query_bank={path!r}: there is no such file; test on the training '
+                f'split with features_out={path!r} to write it'
+            )
+        try:
+            with np.load(path, allow_pickle=False) as bank:
+                video, text, owner = (
+                    torch.from_numpy(bank[key]) for key in ('video', 'text', 'owner')
+                )
+        except Exception as error:  # zip's, NumPy's and KeyError, all mean the same
+            raise ValueError(
+                f'query_bank={path!r} is not what features_out writes ({error})'
+            ) from None
+        return cls(_unit(video), _unit(text), owner)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x.double(), dim=-1)
+
+
+def ranks(
+    queries: Tensor,
+    query_owner: Tensor,
+    gallery: Tensor,
+    gallery_owner: Tensor,
+    adjust: Optional[Adjust] = None,
+) -> Tensor:
+    """Rank the best of each query's own items among those of others.
+
+    Args:
+        queries: (Q, E).
+        query_owner: (Q,), the number of each query's video.
+        gallery: (G, E).
+        gallery_owner: (G,), likewise; every query's video occurs.
+        adjust: what to make of scores (queries, G) before they are compared.
+    Returns:
+        ranks from 1 to G, (Q,), int64.
+    """
+    found = []
+    rows = max(1, CHUNK // len(gallery))
+    for chunk, owners in zip(queries.split(rows), query_owner.split(rows)):
+        scores = chunk @ gallery.T
+        if adjust is not None:
+            scores = adjust(scores)
+        # A product of matrices may sum in another order at another place; rounded to
+        # float32, scores that are equal compare as equal.
+        scores = scores.float()
+        own = owners[:, None] == gallery_owner
+        best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+        found.append(1 + (~(scores < best) & ~own).sum(1))
+    return torch.cat(found)
+
+
+def dual_softmax(queries: Tensor, gallery: Tensor, temperature: float) -> Adjust:
+    """Weigh scores by how much of its softmax over all queries an item gives to each.
+
+    The score s becomes s * exp(s / temperature) / sum over queries of the same.
+    """
+    mass, _ = _survey(queries, gallery, 1 / temperature)
+    return lambda scores: scores * (scores / temperature - mass).exp()
+
+
+def inverted_softmax(bank: Tensor, gallery: Tensor, beta: float) -> Adjust:
+    """Divide scores by an item's mass over the bank, where the nearest item is a hub.
+
+    The score s of an item becomes exp(beta s) / sum over the bank of exp(beta s) for
+    the queries whose nearest item is the nearest of some query of the bank; the other
+    queries keep their scores.
+    """
+    mass, hubs = _survey(bank, gallery, beta)
+
+    def adjust(scores: Tensor) -> Tensor:
+        near_a_hub = hubs[scores.argmax(1)]
+        return torch.where(near_a_hub[:, None], beta * scores - mass, scores)
+
+    return adjust
+
+
+def _survey(queries: Tensor, gallery: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Sum exp(scale * score) over queries, as a logarithm, and mark nearest items.
+
+    Returns:
+        (G,) float64, and (G,) bool, True where an item is the nearest of some query.
+    """
+    mass = torch.full((len(gallery),), -torch.inf, dtype=torch.float64)
+    nearest = torch.zeros(len(gallery), dtype=torch.bool)
+    for chunk in queries.split(max(1, CHUNK // len(gallery))):
+        scores = chunk @ gallery.T
+        nearest[scores.argmax(1)] = True
+        mass = torch.logaddexp(mass, (scale * scores).logsumexp(0))
+    return mass, nearest
+
+
+def _summary(found: Tensor) -> dict[str, float]:
+    recalls = {f'R{k}': 100 * (found <= k).double().mean().item() for k in (1, 5, 10)}
+    found = found.double()
+    return {**recalls, 'MdR': found.quantile(0.5).item(), 'MnR': found.mean().item()}

@@ -1,0 +1,205 @@
+"""Text-video retrieval with two CLIP towers."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from mmaction.structures import ActionDataSample
+from mmengine.dist import all_gather, get_rank, get_world_size
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor
+
+from mmstop.registry import MODELS
+
+__all__ = ['CLIPRetriever', 'CaptionPreprocessor', 'contrastive_loss', 'video_ids']
+
+Tokens = Union[Tensor, Sequence[Tensor]]
+
+
+@MODELS.register_module()
+class CLIPRetriever(BaseModel):
+    """Embed videos and captions in one space (STOP, Eq. 13 and 15).
+
+    The inputs of every mode are a dict with ``imgs``, (B, V, 3, T, H, W) for V clips or
+    crops of a video, whose embeddings are averaged, and ``text``, token ids:
+    (B, L) for one caption a video, (B, k, L) for k, or B tensors (k_i, L).
+
+    Args:
+        backbone: config of the video tower, any method.
+        text: config of the text tower. Its ``logit_scale`` is the logarithm of the
+            inverse temperature of the loss.
+        data_preprocessor: config, usually of MMAction2's ``MultiModalDataPreprocessor``
+            with ``ActionDataPreprocessor`` for ``imgs`` and ``CaptionPreprocessor`` for
+            ``text``.
+
+    Raises:
+        ValueError: the towers' embeddings differ in width; a video in training has
+            other than one caption; the mode is unknown.
+    """
+
+    def __init__(self, backbone: dict, text: dict, data_preprocessor: dict) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.backbone = MODELS.build(backbone)
+        self.text = MODELS.build(text)
+        if self.backbone.out_dim != self.text.out_dim:
+            raise ValueError(
+                f'the video tower embeds in {self.backbone.out_dim} dimensions, the '
+                f'text tower in {self.text.out_dim}; give both the same architecture'
+            )
+
+    def forward(
+        self,
+        inputs: dict,
+        data_samples: Optional[Sequence[Any]] = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """Embed a batch, compute its loss or write its features.
+
+        Args:
+            data_samples: in mode 'loss' read for ``video_id``; in mode 'predict' B
+                samples to write to.
+            mode: 'tensor', 'loss' or 'predict'.
+        Returns:
+            'tensor': the embeddings of videos (B, E) and of captions (captions, E), not
+            normalised. 'loss': a dict with the scalar ``loss_contrastive``. 'predict':
+            the samples with ``features``, float32 of unit norm: ``video_feature`` (E,)
+            and ``text_feature``, (E,) for one caption, (k, E) for k.
+        """
+        if mode not in ('tensor', 'loss', 'predict'):
+            raise ValueError(f"mode={mode!r}, expected 'tensor', 'loss' or 'predict'")
+        tokens, counts = _flatten(inputs['text'])
+        video, text = self._embed(inputs['imgs']), self.text(tokens)
+        if mode == 'loss':
+            return {'loss_contrastive': self._loss(video, text, data_samples)}
+        if mode == 'predict':
+            return _write(video, text.split(counts), data_samples)
+        return video, text
+
+    def _embed(self, imgs: Tensor) -> Tensor:
+        """(B, V, 3, T, H, W) -> (B, E)."""
+        return self.backbone(imgs.flatten(0, 1)).unflatten(0, imgs.shape[:2]).mean(1)
+
+    def _loss(
+        self, video: Tensor, text: Tensor, samples: Optional[Sequence[Any]]
+    ) -> Tensor:
+        if len(text) != len(video):
+            raise ValueError(
+                f'got {len(text)} captions for {len(video)} videos, training takes one '
+                f'each; set test_mode=False in the dataset of train_dataloader'
+            )
+        ids = video_ids(samples, len(video)).to(video.device)
+        return contrastive_loss(video, text, self.text.logit_scale.exp(), ids)
+
+
+def _flatten(text: Tokens) -> tuple[Tensor, list[int]]:
+    """Lay captions in one list: (captions, L), and how many each video has."""
+    if isinstance(text, Tensor) and text.dim() == 2:
+        return text, [1] * len(text)
+    return torch.cat(list(text)), [len(captions) for captions in text]
+
+
+def _write(
+    video: Tensor, texts: Sequence[Tensor], samples: Optional[Sequence[Any]]
+) -> Sequence[Any]:
+    """Write the features of each video and its captions to a sample."""
+    samples = [ActionDataSample() for _ in video] if samples is None else samples
+    for sample, v, t in zip(samples, video, texts):
+        sample.features = RetrievalFeatures(
+            video_feature=F.normalize(v.float(), dim=-1),
+            text_feature=F.normalize((t[0] if len(t) == 1 else t).float(), dim=-1),
+        )
+    return samples
+
+
+class RetrievalFeatures(InstanceData):
+    """``video_feature`` (E,) and ``text_feature`` (E,) or (k, E).
+
+    ``ActionDataSample.features`` takes an ``InstanceData`` only, which for its part
+    takes only values of one length.
+    """
+
+    __setattr__ = BaseDataElement.__setattr__
+
+
+# --- Loss ---------------------------------------------------------------------------
+
+
+def contrastive_loss(
+    video: Tensor, text: Tensor, scale: Tensor, video_ids: Tensor
+) -> Tensor:
+    """Compute the symmetric InfoNCE over the batches of all processes (Eq. 15).
+
+    Every process gets the loss of the whole batch. The gather sums the gradients that
+    the processes send back, and data-parallel training averages those of the
+    parameters, which together makes them the gradients of the whole batch.
+
+    Args:
+        video: (B, E), of the same B in every process.
+        text: (B, E), the i-th describing the i-th video.
+        scale: inverse temperature, scalar.
+        video_ids: (B,) int64. Two videos of the same number other than 0 are the same
+            one and no negatives of each other.
+    """
+    with torch.autocast(video.device.type, enabled=False):
+        video, text = _Gather.apply(_unit(video)), _Gather.apply(_unit(text))
+        ids = torch.cat(all_gather(video_ids))
+        logits = scale.to(text) * text @ video.T  # (texts, videos)
+        same = (ids[:, None] == ids) & (ids != 0)
+        logits = logits.masked_fill(same.fill_diagonal_(False), -torch.inf)
+        target = torch.arange(len(logits), device=logits.device)
+        t2v, v2t = F.cross_entropy(logits, target), F.cross_entropy(logits.T, target)
+        return (t2v + v2t) / 2
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Bring to unit norm, at least in float32."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+class _Gather(torch.autograd.Function):
+    """Join the rows of all processes; each gets back the sum of its rows' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.cat(all_gather(x.contiguous()))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        if get_world_size() > 1:
+            torch.distributed.all_reduce(grad)
+        return grad.chunk(get_world_size())[get_rank()]
+
+
+def video_ids(samples: Optional[Sequence[Any]], B: int) -> Tensor:
+    """Number the videos alike in every process: (B,) int64, 0 where unnamed."""
+    names = [None] * B if samples is None else [s.get('video_id') for s in samples]
+    return torch.tensor([0 if name is None else _number(name) for name in names])
+
+
+def _number(name: Any) -> int:
+    digest = hashlib.blake2b(str(name).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, 'big', signed=True)
+
+
+# --- Data preprocessor --------------------------------------------------------------
+
+
+@MODELS.register_module()
+class CaptionPreprocessor(BaseDataPreprocessor):
+    """Batch token ids, for the ``text`` of MMAction2's ``MultiModalDataPreprocessor``.
+
+    B tensors (L,) become (B, L). Those of the tests, (k_i, L), stay a list, since
+    videos differ in how many captions they have.
+    """
+
+    def preprocess(
+        self, inputs: Sequence[Tensor], data_samples: Any, training: bool = False
+    ) -> tuple[Tokens, Any]:
+        """Batch what ``CaptionTokenize`` gave."""
+        if inputs[0].dim() == 1:
+            return torch.stack(list(inputs)), data_samples
+        return inputs, data_samples
