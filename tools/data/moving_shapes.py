@@ -11,14 +11,16 @@ writes, in the forms of MMAction2's ``VideoDataset`` and of this project's retri
 data set::
 
     data/moving_shapes/
-        videos/{train,val,test}/00000.mp4 ...  56 x 56, 24 frames, 12 fps
-        {train,val,test}.txt                   train/00000.mp4 3
-        {train,val,test}.json                  {"train/00000.mp4": ["a red circle ..."]}
-        classes.txt                            one class a line, in label order
-        meta.json                              parameters and hash, written last
+        videos/{split}/00000.mp4 ...  56 x 56, 24 frames, 12 fps
+        {split}.txt                   train/00000.mp4 3
+        {split}.json                  {"train/00000.mp4": ["a red circle ..."]}
+        {split}_gallery.json          at most 200 of these, no caption twice
+        classes.txt                   one class a line, in label order
+        meta.json                     parameters and hash, written last
 
-A split holds every (shape and colour, motion) combination equally often. The three
-splits share the 24 "seen" pairs of shape and colour; the other 24 never appear.
+A split holds every (shape and colour, motion) combination equally often. The splits
+train, val and test share the 24 "seen" pairs of shape and colour; the other 24 appear
+in the split unseen alone.
 """
 
 import argparse
@@ -39,7 +41,8 @@ from tqdm import tqdm
 SIZE = 56  # pixels, both sides
 NUM_FRAMES = 24
 FPS = 12
-ANNOTATIONS = ('.txt', '.json')
+GALLERY = 200  # videos
+ANNOTATIONS = ('.txt', '.json', '_gallery.json')
 VERSION = 1  # of the pictures: raise it whenever the same seed draws other pixels
 
 SHAPES = ('circle', 'square', 'triangle', 'cross', 'ring', 'diamond')
@@ -219,7 +222,7 @@ def write_split(
     pairs: Sequence[Pair] = SEEN_PAIRS,
     workers: int = 2,
 ) -> None:
-    """Write the videos and both annotation files of one split.
+    """Write the videos and the annotation files of one split.
 
     Every motion of each of ``pairs`` appears ``repeats`` times. UNSEEN_PAIRS makes a
     split that asks whether motion was learnt apart from appearance.
@@ -239,7 +242,16 @@ def write_split(
     lines = [f'{name} {motion}\n' for name, (_, motion) in named.items()]
     captions = {name: [caption(*video)] for name, video in named.items()}
     _replace_text(out / f'{split}.txt', ''.join(lines))
-    _replace_text(out / f'{split}.json', json.dumps(captions, indent=0) + '\n')
+    for end, shown in (('', captions), ('_gallery', gallery(captions))):
+        text = json.dumps(shown, indent=0) + '\n'
+        _replace_text(out / f'{split}{end}.json', text)
+
+
+def gallery(captions: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Choose the first GALLERY videos whose captions all differ."""
+    first = {text: name for name, (text,) in reversed(captions.items())}
+    chosen = [name for name, (text,) in captions.items() if first[text] == name]
+    return {name: captions[name] for name in chosen[:GALLERY]}
 
 
 def _digest(out: Path, splits: Sequence[str]) -> str:
@@ -292,7 +304,8 @@ def write_data_set(
     meta.unlink(missing_ok=True)
     for split, repeats in splits.items():
         shutil.rmtree(out / 'videos' / split, ignore_errors=True)
-        write_split(out, split, repeats, seed, workers=workers)
+        pairs = UNSEEN_PAIRS if split == 'unseen' else SEEN_PAIRS
+        write_split(out, split, repeats, seed, pairs, workers)
     _replace_text(out / 'classes.txt', ''.join(f'{name}\n' for name in CLASSES))
     found = {'parameters': parameters, 'sha256': _digest(out, list(splits))}
     _replace_text(meta, json.dumps(found, indent=2) + '\n')
@@ -311,11 +324,12 @@ def main() -> None:
     add('--train', type=int, default=7, help='x 216 videos')
     add('--val', type=int, default=1, help='x 216 videos')
     add('--test', type=int, default=2, help='x 216 videos')
+    add('--unseen', type=int, default=1, help='x 216 videos of other pairs')
     add('--seed', type=int, default=0)
     add('--workers', type=int, default=2, help='threads')
     add('--overwrite', action='store_true', help='replace one of other settings')
     args = parser.parse_args()
-    splits = {split: getattr(args, split) for split in ('train', 'val', 'test')}
+    splits = {name: getattr(args, name) for name in ('train', 'val', 'test', 'unseen')}
     try:
         new = write_data_set(args.out, splits, args.seed, args.workers, args.overwrite)
     except FileExistsError as error:

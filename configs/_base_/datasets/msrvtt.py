@@ -1,0 +1,20 @@
+# MSR-VTT, training split of 9,000 videos; the 1,000 test pairs are 1k-A (JSFusion).
+# There is no validation split, so the test split chooses the best checkpoint, as usual.
+_base_ = 'retrieval.py'
+data_root = 'data/video_retrieval/msrvtt'
+
+train_dataloader = dict(
+    dataset=dict(
+        data_root=data_root,
+        ann_file='train_9k.json',
+        data_prefix=dict(video='videos'),
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        data_root=data_root,
+        ann_file='test_JSFUSION.json',
+        data_prefix=dict(video='videos'),
+    )
+)
+test_dataloader = val_dataloader

@@ -1,0 +1,27 @@
+# Minutes of video and a paragraph of text: 64 frames, 64 tokens, smaller batches.
+_base_ = 'retrieval.py'
+num_frames = 64
+max_tokens = 64
+
+tokenize = dict(type='CaptionTokenize', max_tokens=max_tokens)
+train_pipeline = [
+    dict(type='DecordInit'),
+    dict(type='UniformSample', clip_len=num_frames),
+    *_base_.crop,
+    tokenize,
+    _base_.pack,
+]
+val_pipeline = [
+    dict(type='DecordInit'),
+    dict(type='UniformSample', clip_len=num_frames, test_mode=True),
+    *_base_.crop,
+    tokenize,
+    _base_.pack,
+]
+
+train_dataloader = dict(
+    batch_size=8,  # 8 GPUs -> 64
+    dataset=dict(pipeline=train_pipeline),
+)
+val_dataloader = dict(batch_size=8, dataset=dict(pipeline=val_pipeline))
+test_dataloader = val_dataloader

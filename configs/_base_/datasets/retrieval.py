@@ -1,0 +1,47 @@
+# What the retrieval data sets share. Frames are what CLIP saw of its images: the short
+# side at 224, the middle of the long one.
+num_frames = 12
+max_tokens = 32
+image_size = 224
+
+crop = [
+    dict(type='DecordDecode'),
+    dict(type='Resize', scale=(-1, image_size), interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=image_size),
+    dict(type='FormatShape', input_format='NCTHW'),
+]
+pack = dict(type='PackActionInputs', collect_keys=('imgs', 'text'))
+train_pipeline = [
+    dict(type='DecordInit'),
+    dict(type='UniformSample', clip_len=num_frames),
+    *crop,
+    dict(type='CaptionTokenize', max_tokens=max_tokens),
+    pack,
+]
+val_pipeline = [
+    dict(type='DecordInit'),
+    dict(type='UniformSample', clip_len=num_frames, test_mode=True),
+    *crop,
+    dict(type='CaptionTokenize', max_tokens=max_tokens),
+    pack,
+]
+
+train_dataloader = dict(
+    batch_size=16,  # 8 GPUs -> 128
+    num_workers=8,
+    persistent_workers=False,  # seeded anew every epoch, see ReseedHook
+    worker_init_fn=dict(type='seed_worker'),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='VideoCaptionDataset', pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='VideoCaptionDataset', pipeline=val_pipeline, test_mode=True),
+)
+test_dataloader = val_dataloader
+
+val_evaluator = dict(type='VideoTextRetrieval')
+test_evaluator = val_evaluator

@@ -1,0 +1,5 @@
+# The tiny CLIP that comes with the package and knows still frames only.
+_base_ = 'clip_retriever.py'
+clip_vit = dict(arch='ViT-moving-shapes', weights='mmstop')
+clip_text = clip_vit
+model = dict(backbone=clip_vit, text=clip_text)

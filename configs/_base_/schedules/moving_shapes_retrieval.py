@@ -1,0 +1,1 @@
+_base_ = 'moving_shapes.py'

@@ -1,0 +1,10 @@
+# CLIP4Clip's full fine-tuning: all of CLIP but its three embeddings.
+_base_ = [
+    '_base_/models/clip_retriever.py',
+    '_base_/datasets/vatex.py',
+    '_base_/schedules/retrieval.py',
+    '_base_/retrieval_runtime.py',
+]
+trainable = '^(?!.*(conv1|token_embedding|positional_embedding))'
+model = dict(backbone=dict(trainable=trainable), text=dict(trainable=trainable))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # CLIP's weights move little

@@ -1,0 +1,10 @@
+# Static deep prompts, the paper's foil.
+_base_ = [
+    '_base_/models/moving_shapes_retriever.py',
+    '_base_/datasets/moving_shapes_retrieval.py',
+    '_base_/schedules/moving_shapes_retrieval.py',
+    '_base_/retrieval_runtime.py',
+]
+model = dict(
+    backbone=dict(_delete_=True, type='DeepPromptCLIPViT', clip={{_base_.clip_vit}})
+)

@@ -1,0 +1,9 @@
+_base_ = [
+    '_base_/models/clip_retriever.py',
+    '_base_/datasets/vatex.py',
+    '_base_/schedules/retrieval.py',
+    '_base_/retrieval_runtime.py',
+]
+model = dict(
+    backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}})
+)
