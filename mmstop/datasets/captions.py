@@ -36,7 +36,7 @@ def read_json(path: Union[str, Path]) -> Any:
         return json.loads(text, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise AnnotationError(
             f'{path}: not a whole JSON file ({error}); it may be cut short or another '
             f'kind of file, fetch it again'

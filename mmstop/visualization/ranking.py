@@ -1,0 +1,71 @@
+"""Pictures of what a caption finds."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+__all__ = ['Found', 'Query', 'plot_rankings']
+
+CORRECT = '#0072B2'  # blue, beside the word 'correct'
+WIDTH = 3.4  # inches a video
+
+
+class Found(NamedTuple):
+    """A video that was found."""
+
+    frames: np.ndarray  # (T, H, W, 3), uint8, RGB
+    caption: str  # its own
+    score: float
+    correct: bool
+
+
+class Query(NamedTuple):
+    """A caption and the videos that score highest, best first."""
+
+    caption: str
+    rank: int  # of its own video, from 1
+    found: Sequence[Found]
+
+
+def plot_rankings(queries: Sequence[Query], num_videos: int) -> Figure:
+    """Draw one row a query: the videos that it finds as film strips, best first.
+
+    Args:
+        queries: each with as many videos found.
+        num_videos: how many videos there were to find.
+    """
+    columns = len(queries[0].found)
+    height, width = _strip(queries[0].found[0]).shape[:2]
+    figure = plt.figure(
+        figsize=(WIDTH * columns, (WIDTH * height / width + 0.75) * len(queries)),
+        layout='constrained',
+    )
+    for row, query in zip(np.atleast_1d(figure.subfigures(len(queries), 1)), queries):
+        title = f'“{query.caption}”   own video: rank {query.rank} of {num_videos}'
+        row.suptitle(title, fontsize=11, x=0.01, ha='left')
+        for axes, video in zip(row.subplots(1, columns, squeeze=False)[0], query.found):
+            _draw(axes, video)
+    return figure
+
+
+def _draw(axes: plt.Axes, video: Found) -> None:
+    strip = _strip(video)
+    axes.imshow(strip)
+    axes.set(xticks=[], yticks=[])
+    T, width = len(video.frames), video.frames.shape[2]
+    for t in range(1, T):
+        axes.axvline(t * width - 0.5, color='white', lw=1)
+    mark = ' (correct)' if video.correct else ''
+    axes.set_title(f'{video.score:.3f}{mark}', fontsize=9, loc='left')
+    axes.set_xlabel(video.caption, fontsize=8, loc='left', wrap=True)
+    axes.spines[:].set(
+        color=CORRECT if video.correct else 'none', linewidth=4, zorder=3
+    )
+
+
+def _strip(video: Found) -> np.ndarray:
+    """Lay the frames side by side: (H, T W, 3)."""
+    return np.concatenate(list(video.frames), axis=1)

@@ -1,0 +1,166 @@
+"""Readers of the official files of retrieval data sets, which refuse what is faulty.
+
+Every fault is an ``AnnotationError`` that names the file and the entry.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmstop.datasets.captions import AnnotationError, check_captions
+
+Captions = dict[str, list[str]]  # video id or file name -> captions
+
+VIDEO_SUFFIXES = frozenset(
+    '.3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv'.split()
+)
+
+
+def stem(name: str) -> str:
+    """Take a video's extension off; other dots belong to the name."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix('')) if path.suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def clean(text: str) -> str:
+    """Leave one blank between words and none around them."""
+    return ' '.join(text.split())
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 with or without a byte order mark."""
+    try:
+        text = path.read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
+    if not text.strip():
+        raise AnnotationError(f'{path}: the file is empty; fetch it again')
+    return text
+
+
+def read_ids(path: Path) -> list[str]:
+    """Read a list of video ids, one a line; an extension is not part of the id."""
+    ids: dict[str, None] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        video = stem(line.strip())
+        if video in ids:
+            raise AnnotationError(
+                f'{path}: line {number}: {video!r} occurs twice; remove one of the '
+                f'lines'
+            )
+        if video:
+            ids[video] = None
+    return list(ids)
+
+
+def read_csv(path: Path, key: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read the rows of a CSV file with a header.
+
+    Args:
+        key: the column that must not repeat itself.
+        columns: those that must be there and filled in, the key among them.
+    """
+    lines = csv.reader(io.StringIO(read_text(path), newline=''), strict=True)
+    rows: dict[str, dict[str, str]] = {}
+    try:
+        header = [column.strip() for column in next(lines)]
+        for column in columns:
+            if column not in header:
+                raise AnnotationError(
+                    f'{path}: header: no column {column!r} but {header}; it may be '
+                    f'another file, fetch it again'
+                )
+        for fields in lines:
+            if not any(map(str.strip, fields)):
+                continue  # a blank line
+            where = f'{path}: line {lines.line_num}'
+            if len(fields) != len(header):
+                raise AnnotationError(
+                    f'{where}: {len(fields)} fields, expected {len(header)}; it may be '
+                    f'cut short or lack quotes around a comma, mend the line'
+                )
+            row = dict(zip(header, map(str.strip, fields)))
+            check_fields(row, dict.fromkeys(columns, str), where)
+            if row[key] in rows:
+                raise AnnotationError(
+                    f'{where}: {row[key]!r} occurs twice; remove one of the lines'
+                )
+            rows[row[key]] = row
+    except csv.Error as error:
+        raise AnnotationError(
+            f'{path}: line {lines.line_num}: no CSV ({error}); mend the line or fetch '
+            f'the file again'
+        ) from None
+    if not rows:
+        raise AnnotationError(f'{path}: only a header, no video; fetch it again')
+    return list(rows.values())
+
+
+def check_records(records: Any, fields: Mapping[str, type], where: str) -> None:
+    """Check that something from a JSON file is a list of objects with these fields."""
+    if not isinstance(records, list) or not records:
+        raise AnnotationError(
+            f'{where}: expected a list of objects with {", ".join(fields)}, got '
+            f'{_short(records)}; it may be another file, fetch it again'
+        )
+    for i, record in enumerate(records):
+        check_fields(record, fields, f'{where}: entry {i}')
+
+
+def check_fields(record: Any, fields: Mapping[str, type], where: str) -> None:
+    """Check that an object has these fields; a text must not be blank."""
+    if not isinstance(record, dict):
+        raise AnnotationError(
+            f'{where}: {_short(record)}, expected an object with {", ".join(fields)}; '
+            f'it may be another file, fetch it again'
+        )
+    for field, kind in fields.items():
+        if field not in record:
+            raise AnnotationError(
+                f'{where}: no {field!r} but {list(record)}; it may be another file, '
+                f'fetch it again'
+            )
+        value = record[field]
+        if not isinstance(value, kind) or (kind is str and not value.strip()):
+            expected = 'words' if kind is str else f'a {kind.__name__}'
+            raise AnnotationError(
+                f'{where}: {field!r} is {_short(value)}, expected {expected}; mend or '
+                f'remove the entry'
+            )
+
+
+def choose(captions: Captions, path: Path, listed: Path | None) -> Captions:
+    """Take the captions of the listed videos, in the order of the list, and check them.
+
+    Args:
+        path: where the captions come from.
+        listed: the list of ids; None takes all.
+    """
+    if listed:
+        ids = read_ids(listed)
+        check_known(ids, captions, path, listed)
+        captions = {video: captions[video] for video in ids}
+    check_captions(captions, path)
+    return captions
+
+
+def check_known(ids: Iterable[str], captions: Captions, path: Path, by: Path) -> None:
+    """Check that every video chosen by a file has captions in another."""
+    for video in ids:
+        if video not in captions:
+            raise AnnotationError(
+                f'{by}: {video!r} has no captions in {path}; remove it or fetch the '
+                f'captions again'
+            )
+
+
+def with_suffix(captions: Captions, suffix: str) -> Captions:
+    """Turn video ids into file names."""
+    return {f'{video}{suffix}': texts for video, texts in captions.items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'

@@ -1,0 +1,79 @@
+"""Convert ActivityNet Captions (Krishna et al., ICCV 2017) for paragraph retrieval.
+
+Reads, below the root, the files of captions.zip from
+https://cs.stanford.edu/people/ranjaykrishna/densevid/ and, if they are there, lists of
+the ids to take, one a line:
+
+    data/video_retrieval/activitynet/annotations/
+        train.json, train_list.txt      to train on
+        val_1.json, val_1_list.txt      to test on, as is the custom
+
+and writes train.json and val_1.json into the root: one caption a video, its sentences
+joined in order. A blank sentence beside others adds nothing to it and is no fault. The
+videos are videos/v_QOlSCBRmfWY.mp4 and so on.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from converter import ConverterParser, Published, Split, run
+from official_files import Captions, check_fields, choose, with_suffix
+
+from mmstop.datasets.captions import AnnotationError, read_json
+
+SOURCE = 'collaborative-experts, Liu et al., BMVC 2019'
+NOTE = 'Sizes are known to differ: videos vanish from YouTube.'
+TRAIN = Published(10_009, 10_009, SOURCE, NOTE)
+VAL_1 = Published(4917, 4917, SOURCE, NOTE)
+
+
+def read_paragraphs(path: Path) -> Captions:
+    """Join the sentences of every video."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise AnnotationError(
+            f'{path}: expected {{"v_id": {{"sentences": [...], ...}}, ...}}, got a '
+            f'{type(data).__name__}; it may be another file, fetch it again'
+        )
+    captions = {}
+    for video, entry in data.items():
+        where = f'{path}: {video!r}'
+        check_fields(entry, {'sentences': list}, where)
+        for i, sentence in enumerate(entry['sentences']):
+            if not isinstance(sentence, str):
+                raise AnnotationError(
+                    f'{where}: sentence {i} is {sentence!r}, expected words; mend it'
+                )
+        captions[video] = [' '.join(entry['sentences'])]
+    return captions
+
+
+def read_split(path: Path, listed: Path | None) -> Captions:
+    """Read one split, all of it or the videos of a list."""
+    return with_suffix(choose(read_paragraphs(path), path, listed), '.mp4')
+
+
+def read(args: argparse.Namespace) -> list[Split]:
+    """Read both splits."""
+    train = read_split(args.train, args.train_list)
+    val_1 = read_split(args.val_1, args.val_1_list)
+    return [
+        Split('train', train, args.train_list or args.train, TRAIN),
+        Split('val_1', val_1, args.val_1_list or args.val_1, VAL_1),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert ActivityNet Captions as the command line says."""
+    parser = ConverterParser(__doc__, 'activitynet')
+    parser.add_input('--train', 'annotations/train.json')
+    parser.add_input('--train-list', 'annotations/train_list.txt', optional=True)
+    parser.add_input('--val-1', 'annotations/val_1.json')
+    parser.add_input('--val-1-list', 'annotations/val_1_list.txt', optional=True)
+    return run(parser, read, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
