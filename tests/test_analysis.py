@@ -1,4 +1,4 @@
-"""Pictures of traces show what was chosen, and the ablation prints what it measured."""
+"""Pictures show what was chosen and found; the ablation prints what it measured."""
 
 import importlib.util
 import json
@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from PIL import Image
 from tiny import VIT, still, wild
-from tiny_run import ROOT, run, write_tiny_run
+from tiny_run import COLOURS, ROOT, run, write_tiny_retrieval, write_tiny_run
 
 from mmstop.registry import MODELS
-from mmstop.visualization import plot_trace
+from mmstop.visualization import Found, Query, plot_rankings, plot_trace
 
 ANALYSIS = ROOT / 'tools' / 'analysis'
 
@@ -73,6 +73,90 @@ def test_draw_trace_draws_the_frames_of_test_videos(config, tmp_path):
     red, green, blue = picture.reshape(-1, 3).T
     assert ((red > 150) & (green < 90) & (blue < 90)).sum() > 500, 'the red video'
     assert ((blue > 150) & (green < 90) & (red < 90)).sum() > 500, 'the blue video'
+
+
+def test_picture_of_rankings_shows_what_was_found():
+    generator = np.random.default_rng(0)
+    queries = [
+        Query(
+            caption=f'query {q}',
+            rank=2 - q,
+            found=[
+                Found(
+                    generator.integers(256, size=(3, 8, 8, 3), dtype=np.uint8),
+                    caption=f'video {q}{i}',
+                    score=0.9 - i / 10,
+                    correct=i == 1 - q,
+                )
+                for i in range(2)
+            ],
+        )
+        for q in range(2)
+    ]
+    figure = plot_rankings(queries, 7)
+    for query, row in zip(queries, figure.subfigs):
+        assert f'{query.caption}”' in row.get_suptitle()
+        assert f'rank {query.rank} of 7' in row.get_suptitle()
+        for video, axes in zip(query.found, row.axes):
+            (image,) = axes.images
+            shown = np.stack(np.split(np.asarray(image.get_array()), 3, axis=1))
+            assert (shown == video.frames).all()
+            mark = ' (correct)' if video.correct else ''
+            assert axes.get_title(loc='left') == f'{video.score:.3f}{mark}'
+            assert axes.get_xlabel() == video.caption
+            assert (axes.spines['top'].get_edgecolor()[3] > 0) == video.correct
+    plt.close(figure)
+
+
+def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch):
+    config = write_tiny_retrieval(tmp_path)
+    tool, out = load_tool('draw_retrieval'), tmp_path / 'folder' / 'found.png'
+    drawn = []
+
+    def keep(queries, num_videos):
+        drawn.append((queries, num_videos))
+        return plot_rankings(queries, num_videos)
+
+    monkeypatch.setattr(tool, 'plot_rankings', keep)
+    tool.main([str(config), '--out', str(out), '--num', '3', '--topk', '5'])
+    ((queries, num_videos),) = drawn
+    assert num_videos == 5
+    assert [q.caption for q in queries] == [
+        '0 times red',
+        '0 times blue',
+        '0 times green',
+    ]
+    for query, own in zip(queries, (0, 2, 4)):
+        scores = [video.score for video in query.found]
+        assert scores == sorted(scores, reverse=True)
+        place = [video.correct for video in query.found].index(True)
+        assert query.rank == 1 + place or scores[place] in scores[place + 1 :]
+        shown = query.found[place].frames[
+            0, 0, 0
+        ]  # of one colour but for a dark square
+        assert np.abs(shown - np.array(list(COLOURS.values())[own % 3])).max() < 60
+    picture = np.asarray(Image.open(out)).astype(int)
+    red, green, blue = picture.reshape(-1, 3).T
+    assert ((red > 150) & (green < 90) & (blue < 90)).sum() > 500, 'the red videos'
+
+
+@pytest.mark.slow
+def test_ablation_tests_its_runs_otherwise(tmp_path, capsys):
+    config = write_tiny_retrieval(tmp_path)
+    arguments = [
+        str(config), '--seeds', '0', '--rows', 'both', '--work-dir', str(tmp_path / 'w'),
+        '--metric', 'retrieval/t2v/MnR',
+    ]  # fmt: skip
+    ablation = load_tool('ablation')
+    ablation.main(arguments)
+    checkpoints = {p: p.stat().st_mtime for p in tmp_path.glob('w/**/*.pth')}
+    other = 'test_dataloader.dataset.ann_file=train.json'
+    ablation.main([*arguments, '--test-options', other])
+    assert {p: p.stat().st_mtime for p in tmp_path.glob('w/**/*.pth')} == checkpoints
+    printed = re.findall(r'\| both \| ([\d.]+) \|', capsys.readouterr().out)
+    results = [json.loads(p.read_text()) for p in tmp_path.glob('w/*/*/result*.json')]
+    found = {f'{r["retrieval/t2v/MnR"]:.1f}' for r in results}
+    assert len(results) == 2 and {*printed} == found
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The retrieval metric against a plain double loop, and its relatives against theirs."""
+"""The retrieval metric against a plain double loop, its relatives against theirs."""
 
 import itertools
 import statistics

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmaction.structures import ActionDataSample
+from mmengine.dataset import DefaultSampler
 from PIL import Image
 
 from mmstop.registry import HOOKS
@@ -112,11 +113,28 @@ def test_same_file_name_in_two_folders(tmp_path):
     assert list(names) == ['v_1_000000.png', 'v_1_000001.png']
 
 
-def test_retrieval_batch_without_labels(tmp_path):
+def test_retrieval_is_drawn_under_its_captions(tmp_path):
     hook = VideoVisualizationHook(True, str(tmp_path))
     batch = dict(inputs=dict(imgs=videos(2), text=torch.zeros(2, 4)))
-    hook.after_test_iter(runner(), 0, batch, [sample(), sample()])
-    assert len(list(tmp_path.iterdir())) == 2
+    retrieval = runner()
+    dataset = retrieval.test_dataloader.dataset
+    captions = ['a red wall', 'a wall', 'red', 'it reddens', 'more red']
+    infos = [dict(text=captions, video_id='a.mp4'), dict(text=captions[:1])]
+    dataset.get_data_info = infos.__getitem__
+    retrieval.test_dataloader.sampler = DefaultSampler(dataset, shuffle=False)
+    hook.after_test_iter(retrieval, 0, batch, [sample(), sample()])
+    found = [Image.open(tmp_path / f'{n}.png') for n in ('a_000000', '000001')]
+    frames = videos(1)[0][0].movedim(0, -1).numpy()
+    lines = [[*captions[:3], 'and 2 more'], captions[:1]]
+    for picture, header in zip(found, lines):
+        expected = draw_strip(frames, header, NEUTRAL)
+        assert (np.asarray(picture) == np.asarray(expected)).all()
+
+
+def test_neither_labels_nor_captions(tmp_path):
+    (picture,) = draw(tmp_path, [sample()]).values()
+    frames = videos(1)[0][0].movedim(0, -1).numpy()
+    assert (picture == np.asarray(draw_strip(frames, ['no labels'], NEUTRAL))).all()
 
 
 def test_off_by_default(tmp_path):

@@ -25,6 +25,7 @@ __all__ = ['VideoVisualizationHook', 'draw_strip']
 FRAME_HEIGHT = 160  # pixels; smaller frames are enlarged by a whole factor
 LINE_HEIGHT, FONT_SIZE, MARGIN = 28, 18, 8  # pixels
 MIN_WIDTH = 480  # pixels, so that the text of a single small frame can be read
+MAX_CAPTIONS = 3  # a picture
 # White on each is legible; 'correct' and 'wrong' are also said in words.
 RIGHT, WRONG, NEUTRAL = (0, 120, 70), (190, 30, 45), (90, 90, 90)
 
@@ -32,7 +33,8 @@ RIGHT, WRONG, NEUTRAL = (0, 120, 70), (190, 30, 45), (90, 90, 90)
 @HOOKS.register_module()
 class VideoVisualizationHook(Hook):
     """While testing, draw every n-th video: the frames that the model saw, its label
-    and what was predicted, green where right and red where wrong.
+    and what was predicted, green where right and red where wrong. For retrieval, draw
+    it under its captions.
 
     One PNG a video, called after the video where its name is known and numbered by its
     place in the test set. In a run of several processes each draws its own videos.
@@ -83,6 +85,7 @@ class VideoVisualizationHook(Hook):
             if index % self.interval or index >= len(loader.dataset):
                 continue
             header, colour = _describe(sample, _class_names(runner))
+            header = [*header, *_captions(runner, index)] or ['no labels']
             picture = draw_strip(_frames(video, self.num_frames), header, colour)
             out_dir = Path(self.out_dir or Path(runner.log_dir, 'vis'))
             out_dir.mkdir(parents=True, exist_ok=True)
@@ -158,7 +161,7 @@ def _describe(
     else:
         truth = []
     if not predicted:
-        return header or ['no labels'], NEUTRAL
+        return header, NEUTRAL
     line = f'predicted: {_join(predicted, names)}'
     if score is not None:
         line += f' {float(score[predicted[0]]):.2f}'
@@ -169,6 +172,16 @@ def _describe(
         [*header, f'{line} ({"correct" if right else "wrong"})'],
         RIGHT if right else WRONG,
     )
+
+
+def _captions(runner: Runner, index: int) -> list[str]:
+    """Name what a retrieval data set says of a video, as much as a picture holds."""
+    texts = _data_info(runner, index).get('text', [])
+    texts = [texts] if isinstance(texts, str) else texts
+    more = (
+        [f'and {len(texts) - MAX_CAPTIONS} more'] if len(texts) > MAX_CAPTIONS else []
+    )
+    return [*texts[:MAX_CAPTIONS], *more]
 
 
 def _labels(sample: Any, field: str) -> list[int]:
@@ -202,9 +215,15 @@ def _stem(runner: Runner, sample: Any, index: int) -> str:
 def _file_name(runner: Runner, sample: Any, index: int) -> Optional[str]:
     keys = ('filename', 'img_path', 'frame_dir', 'video_id')
     sources = [sample.metainfo] if hasattr(sample, 'metainfo') else []
+    sources.append(_data_info(runner, index))
+    return next((str(s[k]) for s in sources for k in keys if s.get(k)), None)
+
+
+def _data_info(runner: Runner, index: int) -> dict:
+    """Return what the data set knows of its video ``index``, if that can be told."""
     loader = runner.test_dataloader
     sampler = loader.sampler
     in_order = isinstance(sampler, DefaultSampler) and not sampler.shuffle
     if in_order and hasattr(loader.dataset, 'get_data_info'):
-        sources.append(loader.dataset.get_data_info(index))
-    return next((str(s[k]) for s in sources for k in keys if s.get(k)), None)
+        return loader.dataset.get_data_info(index)
+    return {}

@@ -1,6 +1,8 @@
 """Make the paper's Table 4 for any STOP config: each prompter on and off, some seeds.
 
     python tools/analysis/ablation.py configs/stop_moving_shapes.py
+    python tools/analysis/ablation.py configs/stop_moving_shapes_retrieval.py \\
+        --metric retrieval/t2v/R1
 
 Every run is one of tools/train.py and one of tools/test.py with the checkpoint that
 scored best in validation. Finished runs are reused, unfinished ones resumed.
@@ -9,6 +11,7 @@ scored best in validation. Finished runs are reused, unfinished ones resumed.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,6 +38,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
     parser.add_argument('--metric', default='acc/top1')
+    parser.add_argument(
+        '--test-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='change the config for testing alone, to test the same runs otherwise',
+    )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/ablation'))
     return parser.parse_args(argv)
 
@@ -51,8 +61,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         results = {key: future.result() for key, future in futures.items()}
     print(f'| {args.config} | {args.metric}, mean | seeds {args.seeds} |')
     print('| --- | --- | --- |')
+    percent = 100 if args.metric.startswith('acc/') else 1  # others are percent already
     for row in args.rows:
-        values = [100 * v for (name, _), v in results.items() if name == row]
+        values = [percent * v for (name, _), v in results.items() if name == row]
         each = ', '.join(f'{value:.1f}' for value in values)
         print(f'| {row} | {mean(values):.1f} | {each} |')
 
@@ -61,17 +72,20 @@ def measure(args: argparse.Namespace, row: str, seed: int) -> float:
     """Train and test one row with one seed; return the metric on the test split."""
     name = row.replace(',', '').replace(' ', '-')
     work_dir = args.work_dir / Path(args.config).stem / f'{name}-seed{seed}'
-    result = work_dir / 'result.json'
+    suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *args.test_options]))
+    result = work_dir / f'result{suffix}.json'
     if not result.exists():
         work_dir.mkdir(parents=True, exist_ok=True)
         options = [f'model.backbone.{option}' for option in ROWS[row]]
         changed = ['--cfg-options', *options] if options else []
         checkpoint = 'none'
-        if row != 'neither':
+        if row != 'neither':  # which has nothing to train
             common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
             run(args, work_dir, 'train.py', args.config, '--resume', *common)
             checkpoint = str(best_checkpoint(work_dir))
-        tested = ['--work-dir', str(work_dir / 'test'), *changed]
+        options += args.test_options
+        tested = ['--work-dir', str(work_dir / 'test')]
+        tested += ['--cfg-options', *options] if options else []
         run(args, work_dir, 'test.py', args.config, checkpoint, *tested)
         log = max((work_dir / 'test').glob('*/*.json'), key=os.path.getmtime)
         result.write_text(log.read_text())

@@ -28,7 +28,7 @@ val_pipeline = [
 
 data_prefix = dict(video='videos')
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=64,  # the negatives are those of the batch
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
@@ -41,7 +41,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=32,
+    batch_size=64,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
