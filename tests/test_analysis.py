@@ -143,10 +143,8 @@ def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_ablation_tests_its_runs_otherwise(tmp_path, capsys):
     config = write_tiny_retrieval(tmp_path)
-    arguments = [
-        str(config), '--seeds', '0', '--rows', 'both', '--work-dir', str(tmp_path / 'w'),
-        '--metric', 'retrieval/t2v/MnR',
-    ]  # fmt: skip
+    arguments = [str(config), '--seeds', '0', '--rows', 'both']
+    arguments += ['--work-dir', str(tmp_path / 'w'), '--metric', 'retrieval/t2v/MnR']
     ablation = load_tool('ablation')
     ablation.main(arguments)
     checkpoints = {p: p.stat().st_mtime for p in tmp_path.glob('w/**/*.pth')}

@@ -72,6 +72,23 @@ def test_resumed_run_equals_undisturbed(config, trained, tmp_path):
     assert_same(weights(tmp_path / 'epoch_3.pth'), weights(trained / 'epoch_3.pth'))
 
 
+def test_resume_goes_on_or_else_starts_as_the_config_says(config, trained, tmp_path):
+    tool, weights = load_tool('train'), str(trained / 'epoch_1.pth')
+    arguments = [str(config), '--resume', '--work-dir']
+    start = ['--cfg-options', f'load_from={weights}']
+
+    def starts(*rest):
+        cfg = tool.read_config(tool.parse_args([*arguments, *map(str, rest)]))
+        return cfg.get('resume', False), cfg.get('load_from')
+
+    assert starts(tmp_path) == (False, None)
+    assert starts(tmp_path, *start) == (False, weights)
+    assert starts(trained, *start) == starts(trained) == (True, None)
+    given = tool.parse_args([str(config), '--resume', weights])
+    assert tool.read_config(given).load_from == weights
+    assert tool.read_config(given).resume
+
+
 def test_dump_and_show(config, trained, tmp_path):
     shifted = tmp_path / 'shifted.txt'
     lines = [line.split() for line in (config.parent / 'test.txt').open()]

@@ -67,15 +67,21 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    _set_start(cfg, args.resume)
     _set_randomness(cfg, args)
     if args.auto_scale_lr:
         _scale_lr(cfg)
     _set_precision(cfg, args.amp)
     check_config(cfg, ['train'] if cfg.get('val_cfg') is None else ['train', 'val'])
     return cfg
+
+
+def _set_start(cfg: Config, resume: Optional[str]) -> None:
+    """Start from ``resume``; 'auto' means where this run stopped, if it ever began."""
+    if resume not in (None, 'auto'):
+        cfg.resume, cfg.load_from = True, resume
+    elif resume == 'auto' and Path(cfg.work_dir, 'last_checkpoint').is_file():
+        cfg.resume, cfg.load_from = True, None
 
 
 def _set_randomness(cfg: Config, args: argparse.Namespace) -> None:

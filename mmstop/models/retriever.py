@@ -96,9 +96,8 @@ class CLIPRetriever(BaseModel):
 
 def _flatten(text: Tokens) -> tuple[Tensor, list[int]]:
     """Lay captions in one list: (captions, L), and how many each video has."""
-    if isinstance(text, Tensor) and text.dim() == 2:
-        return text, [1] * len(text)
-    return torch.cat(list(text)), [len(captions) for captions in text]
+    captions = [ids.reshape(-1, ids.shape[-1]) for ids in text]
+    return torch.cat(captions), [len(ids) for ids in captions]
 
 
 def _write(

@@ -43,7 +43,8 @@ def plot_rankings(queries: Sequence[Query], num_videos: int) -> Figure:
         figsize=(WIDTH * columns, (WIDTH * height / width + 0.75) * len(queries)),
         layout='constrained',
     )
-    for row, query in zip(np.atleast_1d(figure.subfigures(len(queries), 1)), queries):
+    rows = figure.subfigures(len(queries), 1, squeeze=False)[:, 0]
+    for row, query in zip(rows, queries):
         title = f'“{query.caption}”   own video: rank {query.rank} of {num_videos}'
         row.suptitle(title, fontsize=11, x=0.01, ha='left')
         for axes, video in zip(row.subplots(1, columns, squeeze=False)[0], query.found):

@@ -56,9 +56,8 @@ val_dataloader = dict(
 )
 # Two hundred captions that all differ; unseen_gallery.json has shapes in colours that
 # never occur in training.
-test_dataloader = dict(
-    val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='test_gallery.json')
-)
+test_dataset = dict(val_dataloader['dataset'], ann_file='test_gallery.json')
+test_dataloader = dict(val_dataloader, dataset=test_dataset)
 
 val_evaluator = dict(type='VideoTextRetrieval')
 test_evaluator = val_evaluator
