@@ -3,18 +3,6 @@
 _base_ = 'paragraph_retrieval.py'
 data_root = 'data/video_retrieval/activitynet'
 
-train_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        ann_file='train.json',
-        data_prefix=dict(video='videos'),
-    )
-)
-val_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        ann_file='val_1.json',
-        data_prefix=dict(video='videos'),
-    )
-)
+train_dataloader = dict(dataset=dict(data_root=data_root, ann_file='train.json'))
+val_dataloader = dict(dataset=dict(data_root=data_root, ann_file='val_1.json'))
 test_dataloader = val_dataloader

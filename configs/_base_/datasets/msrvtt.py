@@ -3,18 +3,6 @@
 _base_ = 'retrieval.py'
 data_root = 'data/video_retrieval/msrvtt'
 
-train_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        ann_file='train_9k.json',
-        data_prefix=dict(video='videos'),
-    )
-)
-val_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        ann_file='test_JSFUSION.json',
-        data_prefix=dict(video='videos'),
-    )
-)
+train_dataloader = dict(dataset=dict(data_root=data_root, ann_file='train_9k.json'))
+val_dataloader = dict(dataset=dict(data_root=data_root, ann_file='test_JSFUSION.json'))
 test_dataloader = val_dataloader

@@ -32,14 +32,23 @@ train_dataloader = dict(
     persistent_workers=False,  # seeded anew every epoch, see ReseedHook
     worker_init_fn=dict(type='seed_worker'),
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='VideoCaptionDataset', pipeline=train_pipeline),
+    dataset=dict(
+        type='VideoCaptionDataset',
+        data_prefix=dict(video='videos'),
+        pipeline=train_pipeline,
+    ),
 )
 val_dataloader = dict(
     batch_size=16,
     num_workers=8,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='VideoCaptionDataset', pipeline=val_pipeline, test_mode=True),
+    dataset=dict(
+        type='VideoCaptionDataset',
+        data_prefix=dict(video='videos'),
+        pipeline=val_pipeline,
+        test_mode=True,
+    ),
 )
 test_dataloader = val_dataloader
 

@@ -2,24 +2,6 @@
 _base_ = 'retrieval.py'
 data_root = 'data/video_retrieval/vatex'
 
-train_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        ann_file='train.json',
-        data_prefix=dict(video='videos'),
-    )
-)
-val_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        ann_file='val.json',
-        data_prefix=dict(video='videos'),
-    )
-)
-test_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        ann_file='test.json',
-        data_prefix=dict(video='videos'),
-    )
-)
+train_dataloader = dict(dataset=dict(data_root=data_root, ann_file='train.json'))
+val_dataloader = dict(dataset=dict(data_root=data_root, ann_file='val.json'))
+test_dataloader = dict(dataset=dict(data_root=data_root, ann_file='test.json'))
