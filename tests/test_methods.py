@@ -17,9 +17,11 @@ class Method:
     name: str
     trained: int  # parameters that train with the defaults of ViT-B/32
     options: dict = field(default_factory=dict)
+    tower: dict = field(default_factory=dict)  # options of the tower inside
 
     def build(self, clip: dict = VIT) -> Any:
         torch.manual_seed(0)
+        clip = dict(clip, **self.tower)
         return MODELS.build(dict(type=self.name, clip=clip, **self.options))
 
 
@@ -31,9 +33,17 @@ METHODS = [
     Method('STOPCLIPViT', 6_062_720, dict(num_spatial=0)),
     Method('STOPCLIPViT', 6_533_632, dict(normalize_dynamics=False)),
     Method('DeepPromptCLIPViT', 73_728),
+    Method('STOPCLIPViT', 6_533_632, tower=dict(merge=2)),
+    Method('STOPCLIPViT', 6_533_632, dict(attention='frame'), dict(merge=2)),
+    Method('STOPCLIPViT', 6_533_632, tower=dict(checkpoint=True)),
+    Method('DeepPromptCLIPViT', 73_728, tower=dict(merge=2, checkpoint=True)),
 ]
 every_method = pytest.mark.parametrize(
-    'method', METHODS, ids=lambda m: '-'.join([m.name, *map(str, m.options.values())])
+    'method',
+    METHODS,
+    ids=lambda m: '-'.join(
+        [m.name, *map(str, [*m.options.values(), *m.tower.items()])]
+    ),
 )
 
 
@@ -134,3 +144,40 @@ def test_a_method_around_a_method_keeps_padding_hidden():
     torch.testing.assert_close(model(videos), alone, atol=1e-5, rtol=1e-4)
     model.clip.prompts.normal_()
     assert not torch.allclose(model(videos), alone, atol=1e-2)
+
+
+@every_method
+def test_compiles_whole_and_once(method):
+    """No graph break, and no recompilation for another number of prompts."""
+    torch._dynamo.reset()
+    model = method.build()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+        for video in (wild(2, 5), still(2, 5).contiguous(), wild(2, 5, seed=1)):
+            model.zero_grad()
+            model(video).sum().backward()
+            expected = {n: p.grad.clone() for n, p in trained_of(model).items()}
+            model.zero_grad()
+            compiled(video).sum().backward()
+            torch.testing.assert_close(compiled(video), model(video))
+            for name, parameter in trained_of(model).items():
+                torch.testing.assert_close(
+                    parameter.grad, expected[name], atol=1e-5, rtol=1e-3
+                )
+
+
+def test_checkpointing_computes_twice_and_changes_nothing(monkeypatch):
+    calls, feed = [], MODELS.get('CLIPViT').feed
+    monkeypatch.setattr(
+        MODELS.get('CLIPViT'), 'feed', lambda *args: calls.append(1) or feed(*args)
+    )
+    grads = []
+    for checkpoint in (False, True):
+        model = Method('STOPCLIPViT', 0, tower=dict(checkpoint=checkpoint)).build()
+        model(wild(2, 5)).sum().backward()
+        grads.append([p.grad for p in trained_of(model).values()])
+    assert all(map(torch.equal, *grads))
+    assert len(calls) == 3 + 2 * 3
+    with torch.no_grad():
+        model(wild(2, 5))  # nothing to go backward through, nothing twice
+    assert len(calls) == 3 + 2 * 3 + 3

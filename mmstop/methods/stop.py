@@ -14,7 +14,7 @@
   neighbours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 import torch
@@ -64,7 +64,8 @@ class _Prompted:
     """Tokens with the spatial prompts added, and the temporal prompts beside them."""
 
     cls: Tensor  # (B, T, 1, D)
-    patches: Tensor  # (B, T, N, D)
+    protected: Tensor  # (B, T, P, D), patches that must not merge
+    patches: Tensor  # (B, T, N - P, D), the others, in all N
     prompts: Tensor  # (B, T - 1, eta, D), of which a gap's first N^t count
     trace: STOPTrace
 
@@ -301,11 +302,15 @@ class STOPCLIPViT(TunedTower):
     def forward(self, video: Tensor) -> Tensor:
         """Embed a batch of clips: (B, 3, T, H, W) -> (B, E)."""
         prompted = self._prompt(video)
+        if self.merge and self.spatial is not None:
+            prompted = _protect_region(prompted, self.spatial.num_spatial)
+        frames, patches = prompted.patches.shape[1:3]
         if self.attention == 'joint':
             x, mask = _joint_sequence(prompted)
         else:
             x, mask = _frame_sequences(prompted)
-        return self.pool(self.encode(x, mask), video)
+            frames = 1
+        return self.pool(self.encode(x, mask, frames, patches), video)
 
     @torch.no_grad()
     def trace(self, video: Tensor) -> STOPTrace:
@@ -328,7 +333,16 @@ class STOPCLIPViT(TunedTower):
         if self.temporal is not None:
             prompts, variation, count = self.temporal(patches, region)
         trace = STOPTrace(attention, dynamics, saliency, region, variation, count)
-        return _Prompted(cls, patches, prompts, trace)
+        return _Prompted(cls, patches[:, :, :0], patches, prompts, trace)
+
+
+def _protect_region(x: _Prompted, num_spatial: int) -> _Prompted:
+    """Part the patches of the region r (Eq. 6) from those that may merge."""
+    order = (~x.trace.region).int().argsort(dim=-1, stable=True)
+    index = order.unsqueeze(-1).expand_as(x.patches)
+    sizes = [num_spatial, index.shape[2] - num_spatial]
+    protected, patches = x.patches.gather(2, index).split(sizes, dim=2)
+    return replace(x, protected=protected, patches=patches)
 
 
 def _joint_sequence(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
@@ -338,7 +352,8 @@ def _joint_sequence(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
     prompts stand together behind CLS, and shorter videos are padded there.
     """
     prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
-    tokens = torch.cat([x.cls[:, 0], prompts, x.patches.flatten(1, 2)], dim=1)
+    patches = [x.protected.flatten(1, 2), x.patches.flatten(1, 2)]
+    tokens = torch.cat([x.cls[:, 0], prompts, *patches], dim=1)
     mask = _key_mask(keep, tokens.shape[1])
     return tokens[:, None], None if mask is None else mask[:, None]
 
@@ -347,7 +362,7 @@ def _frame_sequences(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
     """Give each frame the prompts of the gap before it: (B, T, L, D) and its mask."""
     keep = F.pad(_used(x), (0, 0, 1, 0))  # no gap before the first frame
     prompts, keep = _pack(F.pad(x.prompts, (0, 0, 0, 0, 1, 0)), keep)
-    tokens = torch.cat([x.cls, prompts, x.patches], dim=2)
+    tokens = torch.cat([x.cls, prompts, x.protected, x.patches], dim=2)
     return tokens, _key_mask(keep, tokens.shape[2])
 
 
@@ -362,6 +377,8 @@ def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
     (..., P, D) and (..., P), bool -> (..., P', D) and (..., P') with P' <= P.
     """
+    if torch.compiler.is_compiling():  # when no shape may depend on a value
+        return prompts, keep
     longest = int(keep.sum(-1).amax()) if keep.numel() else 0
     order = keep.int().argsort(dim=-1, descending=True, stable=True)[..., :longest]
     index = order.unsqueeze(-1).expand(*order.shape, prompts.shape[-1])
@@ -370,7 +387,7 @@ def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 def _key_mask(keep: Tensor, length: int) -> Optional[Tensor]:
     """Hide the padding behind CLS: (..., P), bool -> (..., 1, L); None without any."""
-    if bool(keep.all()):
+    if not torch.compiler.is_compiling() and bool(keep.all()):
         return None
     mask = F.pad(keep, (1, length - 1 - keep.shape[-1]), value=True)
     return mask.unsqueeze(-2)

@@ -1,10 +1,15 @@
 """The interface that the CLIP towers and every method around them share."""
 
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmstop.registry import MODELS
+
+from .merging import PatchMerger
 
 __all__ = ['Tower', 'TunedTower']
 
@@ -30,6 +35,21 @@ class Tower(nn.Module):
     def out_dim(self) -> int:
         """Width of the joint embedding, E."""
         raise NotImplementedError
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches, of video towers."""
+        raise NotImplementedError
+
+    @property
+    def merge(self) -> int:
+        """How many pairs of a frame's patches every block merges."""
+        return 0
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether activations are computed again in the backward pass, not kept."""
+        return False
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Turn inputs into the tokens that enter the first block.
@@ -83,18 +103,45 @@ class Tower(nn.Module):
         """Embed a batch: (B, 3, T, H, W) or (B, L) -> (B, E), not normalised."""
         return self.pool(self.encode(self.embed(inputs)), inputs)
 
-    def encode(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def encode(
+        self,
+        x: Tensor,
+        mask: Optional[Tensor] = None,
+        frames: int = 1,
+        patches: Optional[int] = None,
+    ) -> Tensor:
         """Run the blocks, the last one only for the tokens that ``pool`` reads.
 
-        (..., L, D) -> (..., R, D), with the ``mask`` of :meth:`attend`.
+        Args:
+            x: tokens (..., L, D).
+            mask: that of :meth:`attend`.
+            frames: frames of a sequence, if the tower merges patches.
+            patches: of a frame, those that may merge, the sequence's last frames *
+                patches tokens; all N when None.
+        Returns:
+            (..., R, D)
         """
+        merger = None
+        if self.merge:
+            rows, columns = self.grid
+            patches = rows * columns if patches is None else patches
+            merger = PatchMerger(self.merge, frames, patches)
         for i in range(self.depth):
-            context = x
-            if i == self.depth - 1:
+            context, last = x, i == self.depth - 1
+            seen = mask if merger is None else merger.mask(mask, x)
+            if last:
                 x = self.read(x)
-            x = x + self.attend(i, x, context, mask)
-            x = x + self.feed(i, x)
+            x = x + self._branch(self.attend, i, x, context, seen)
+            if merger is not None and not last:
+                x = merger(x)
+            x = x + self._branch(self.feed, i, x)
         return x
+
+    def _branch(self, branch: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Run a branch of a block, keeping its activations or not."""
+        if self.checkpoint and torch.is_grad_enabled():
+            return checkpoint(branch, *args, use_reentrant=False)
+        return branch(*args)
 
     def read(self, x: Tensor) -> Tensor:
         """Select the tokens that ``pool`` reads: (..., L, D) -> (..., R, D)."""
@@ -127,8 +174,15 @@ class TunedTower(Tower):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of a frame's patches."""
-        return self.clip.grid  # type: ignore[return-value]  # video towers only
+        return self.clip.grid
+
+    @property
+    def merge(self) -> int:
+        return self.clip.merge
+
+    @property
+    def checkpoint(self) -> bool:
+        return self.clip.checkpoint
 
     def embed(self, inputs: Tensor) -> Tensor:
         return self.clip.embed(inputs)

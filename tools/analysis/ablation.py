@@ -28,6 +28,7 @@ ROWS = {  # name -> what differs from the config
     'both': (),
     'both, hard selection': ('selection=hard',),
     'both, random frozen video tower': ('clip.weights=None',),
+    'both, merged patches': ('clip.merge=4',),
 }
 
 

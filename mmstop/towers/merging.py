@@ -1,0 +1,100 @@
+"""Token merging: fewer patches from block to block.
+
+"Token Merging: Your ViT But Faster", ICLR 2023, https://arxiv.org/abs/2210.09461: in
+every block the patches are dealt into two sets, and those of the first that resemble
+one of the second most are merged into it. Departures: likeness is the cosine of the
+tokens themselves, since a method's ``attend`` does not show its keys, and patches of
+different frames never merge.
+"""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ['PatchMerger']
+
+
+class PatchMerger:
+    """Merge patches during one forward pass, whose state it holds.
+
+    Args:
+        pairs: how many pairs of a frame are merged at a time, at least 1.
+        frames: frames of a sequence.
+        patches: patches of a frame that may merge: a sequence's last frames * patches
+            tokens. CLS, prompts and patches to be protected stand before them.
+    """
+
+    def __init__(self, pairs: int, frames: int, patches: int) -> None:
+        self.pairs = pairs
+        self.frames = frames
+        self.patches = patches
+        self.sizes: Optional[Tensor] = None  # (..., frames, patches), once not all 1
+
+    def mask(self, mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
+        """Let attention weigh a token by the number of patches that it stands for.
+
+        Args:
+            mask: that of ``attend``, bool, broadcasting to (..., L, L), or None.
+            x: tokens (..., L, D).
+        Returns:
+            a mask to use instead, float or None.
+        """
+        if self.sizes is None:
+            return self._cut(mask, x)
+        weight = self.sizes.flatten(-2).log().to(x.dtype)
+        weight = F.pad(weight, (x.shape[-2] - weight.shape[-1], 0)).unsqueeze(-2)
+        mask = self._cut(mask, x)
+        return weight if mask is None else weight.masked_fill(~mask, -torch.inf)
+
+    @staticmethod
+    def _cut(mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
+        """Shorten a mask that hides none of the patches, which were merged."""
+        return None if mask is None else mask[..., : x.shape[-2]]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Merge: (..., L, D) -> (..., L - frames * pairs, D)."""
+        pairs = min(self.pairs, self.patches // 2)
+        if not pairs:
+            return x
+        rest = x.shape[-2] - self.frames * self.patches
+        tokens = x[..., rest:, :].unflatten(-2, (self.frames, self.patches))
+        sizes = self.sizes
+        if sizes is None:
+            sizes = torch.ones(tokens.shape[:-1], dtype=tokens.dtype, device=x.device)
+        else:
+            tokens = tokens * sizes.unsqueeze(-1)
+        merged, kept, partner = _match(tokens, pairs)
+        tokens = _merge(tokens, merged, kept, partner)
+        self.sizes = _merge(sizes.unsqueeze(-1), merged, kept, partner).squeeze(-1)
+        self.patches -= pairs
+        tokens = (tokens / self.sizes.unsqueeze(-1)).flatten(-3, -2)
+        return torch.cat([x[..., :rest, :], tokens], dim=-2)
+
+
+def _match(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose whom to merge with whom among (..., n, D).
+
+    Returns:
+        those of the first set that merge and those that do not, and the place in the
+        second set of whom they merge with: (..., pairs), (..., others), (..., pairs).
+    """
+    unit = F.normalize(tokens.detach(), dim=-1)
+    likeness = unit[..., ::2, :] @ unit[..., 1::2, :].transpose(-2, -1)
+    best, partner = likeness.max(-1)
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    merged, kept = order[..., :pairs], order[..., pairs:]
+    return merged, kept, partner.gather(-1, merged)
+
+
+def _merge(x: Tensor, merged: Tensor, kept: Tensor, partner: Tensor) -> Tensor:
+    """Add those of the first set to their partners: (..., n, D) -> (..., n', D)."""
+
+    def widen(index: Tensor) -> Tensor:
+        return index.unsqueeze(-1).expand(*index.shape, x.shape[-1])
+
+    first, second = x[..., ::2, :], x[..., 1::2, :]
+    moved = first.gather(-2, widen(merged))
+    second = second.scatter_add(-2, widen(partner), moved)
+    return torch.cat([first.gather(-2, widen(kept)), second], dim=-2)

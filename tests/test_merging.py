@@ -1,0 +1,135 @@
+"""Token merging: what it may change and what it may not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import TINY, VIT, still, wild
+
+from mmstop.registry import MODELS
+from mmstop.towers.merging import PatchMerger
+
+
+def slow_merge(tokens, sizes, pairs):
+    """Merge the patches of one frame, pair by pair: lists of (D,) and of numbers."""
+    if not pairs:
+        return tokens, sizes
+    first, second = list(range(0, len(tokens), 2)), list(range(1, len(tokens), 2))
+    nearest = {
+        i: max(
+            second, key=lambda j: float(F.cosine_similarity(tokens[i], tokens[j], 0))
+        )
+        for i in first
+    }
+    likeness = {
+        i: float(F.cosine_similarity(tokens[i], tokens[j], 0))
+        for i, j in nearest.items()
+    }
+    order = sorted(first, key=lambda i: -likeness[i])
+    total = {j: tokens[j] * sizes[j] for j in second}
+    count = {j: sizes[j] for j in second}
+    for i in order[:pairs]:
+        total[nearest[i]] = total[nearest[i]] + tokens[i] * sizes[i]
+        count[nearest[i]] += sizes[i]
+    kept = order[pairs:]
+    merged = [tokens[i] for i in kept] + [total[j] / count[j] for j in second]
+    return merged, [sizes[i] for i in kept] + [count[j] for j in second]
+
+
+def test_equals_a_slow_reference():
+    torch.manual_seed(0)
+    merger = PatchMerger(pairs=3, frames=2, patches=15)
+    x = torch.randn(2, 5 + 30, 8)  # CLS and four prompts before two frames
+    frames = [[list(frame) for frame in v[5:].split(15)] for v in x]
+    sizes = [[[1] * 15, [1] * 15] for _ in x]
+    rest = x[:, :5]
+    for n in (12, 9, 6, 3, 2, 1, 1):  # fewer pairs where there are not three
+        x = merger(x)
+        pairs = len(frames[0][0]) - n
+        for v in range(2):
+            for t in range(2):
+                frames[v][t], sizes[v][t] = slow_merge(frames[v][t], sizes[v][t], pairs)
+        expected = torch.stack([torch.stack([*v[0], *v[1]]) for v in frames])
+        torch.testing.assert_close(x[:, 5:], expected)
+        assert torch.equal(x[:, :5], rest)
+        assert merger.sizes.tolist() == sizes
+        assert (merger.sizes.sum(-1) == 15).all()
+
+
+def test_attention_weighs_a_token_by_what_it_stands_for():
+    """Merging equal patches changes nothing, since attention counts them as many."""
+    plain, merging = (MODELS.build(dict(VIT, merge=m)) for m in (0, 3))
+    for tower in (plain, merging):
+        tower.visual.positional_embedding.data[1:] = 0  # now equal patches stay equal
+    frames = torch.randn(2, 3, 4, 1, 1).expand(-1, -1, -1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(merging(frames), plain(frames), atol=1e-5, rtol=0)
+        merging.embed = plain.embed  # so does a mask that counts each once
+        counted_once = PatchMerger.mask
+        PatchMerger.mask = lambda self, mask, x: None
+        try:
+            assert (merging(frames) - plain(frames)).abs().max() > 1e-4
+        finally:
+            PatchMerger.mask = counted_once
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('attention', ['joint', 'frame'])
+@pytest.mark.parametrize('num_spatial', [0, 2])
+def test_tokens_of_every_block(attention, num_spatial, monkeypatch):
+    """Fewer patches a block; CLS, prompts and the chosen region come through all."""
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='STOPCLIPViT',
+            clip=dict(VIT, merge=2),
+            num_spatial=num_spatial,
+            attention=attention,
+        )
+    )
+    video, seen = torch.cat([wild(1, 5), still(1, 5)]), []
+    attend = type(model.clip).attend
+
+    def watch(self, i, x, context=None, mask=None):
+        seen.append(x if context is None else context)
+        return attend(self, i, x, context, mask)
+
+    monkeypatch.setattr(type(model.clip), 'attend', watch)
+    model(video)
+    frames = 1 if attention == 'frame' else 5
+    lengths = [x.shape[-2] for x in seen]
+    assert [a - b for a, b in zip(lengths, lengths[1:])] == [2 * frames] * 2
+    if num_spatial:
+        region = model.trace(video).region
+        prompted = model._prompt(video).patches[region].unflatten(0, (2, -1))
+        first = seen[0].flatten(1, 2)
+        for own, tokens in zip(prompted, first):
+            safe = lengths[0] - frames * (16 - num_spatial)
+            for patch in own:
+                places = (tokens == patch).all(-1).nonzero().flatten()
+                assert len(places) and (places % lengths[0] < safe).all()
+
+
+def test_gradients_flow_through_merged_patches():
+    model = MODELS.build(dict(type='STOPCLIPViT', clip=dict(VIT, merge=4)))
+    video = wild(2, 4).requires_grad_()
+    model(video).sum().backward()
+    assert (video.grad.abs().amax((1, 2)) > 0).all()
+
+
+@torch.no_grad()
+def test_a_merged_tower_is_near_the_whole_one():
+    clip = dict(type='CLIPViT', arch='ViT-moving-shapes', weights='mmstop')
+    video = F.interpolate(wild(4, 3).flatten(0, 1), size=56).unflatten(0, (4, 3))
+    whole = MODELS.build(clip)(video)
+    near = [
+        F.cosine_similarity(MODELS.build(dict(clip, merge=m))(video), whole).min()
+        for m in (1, 6)
+    ]
+    assert near[0] > near[1] > 0.5
+    assert near[0] > 0.9
+
+
+def test_range_of_merge():
+    for merge in (-1, 9):
+        with pytest.raises(ValueError, match=rf'merge={merge} is outside \[0, 8\]'):
+            MODELS.build(dict(type='CLIPViT', arch=TINY, weights=None, merge=merge))
