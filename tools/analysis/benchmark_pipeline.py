@@ -1,0 +1,141 @@
+"""Measure how many videos a second a config's training data come in.
+
+The part of tools/analysis/benchmark.py that decodes videos and runs no model.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+
+from mmstop.engine.checks import ConfigError
+
+
+class Decoder(NamedTuple):
+    """Two transforms of MMAction2, and the package that they need."""
+
+    init: str
+    decode: str
+    package: str
+
+
+DECODERS = {
+    'decord': Decoder('DecordInit', 'DecordDecode', 'decord'),
+    'PyAV': Decoder('PyAVInit', 'PyAVDecode', 'av'),
+}
+AS_CONFIGURED = 'as configured'
+
+
+def measure_pipeline(
+    cfg: Config, workers: Sequence[int], num_videos: int, repeats: int
+) -> dict:
+    """Measure the training data by decoder and by number of worker processes.
+
+    Args:
+        cfg: with a ``train_dataloader``.
+        workers: numbers of worker processes; 0 loads in the main process.
+        num_videos: how many to load, at least, in each measurement.
+        repeats: rounds in which all combinations take turns.
+
+    Raises:
+        ConfigError: there are no training data.
+    """
+    loader = cfg.get('train_dataloader')
+    if loader is None:
+        raise ConfigError(f'{cfg.filename} has no train_dataloader to measure')
+    init_default_scope(cfg.get('default_scope') or 'mmaction')
+    set_multi_processing(**(cfg.get('env_cfg') or {}).get('mp_cfg', {}))
+    loaders = {
+        (decoder, n): with_workers(dict(loader, dataset=dataset), n)
+        for decoder, dataset in by_decoder(loader.dataset).items()
+        for n in workers
+    }
+    rates: dict = {key: [] for key in loaders}
+    for _ in range(repeats):
+        for (decoder, n), config in loaders.items():
+            data = Runner.build_dataloader(config, seed=0)
+            if len(data) == 0:
+                raise ConfigError(f'{cfg.filename}: the training data fill no batch')
+            rates[decoder, n].append(throughput(data, num_videos, skip=max(1, n)))
+    rows = [
+        {
+            'decoder': decoder,
+            'workers': n,
+            'videos_per_s': float(np.median(values)),
+            'quartiles': np.percentile(values, [25, 75]).tolist(),
+        }
+        for (decoder, n), values in rates.items()
+    ]
+    return {'config': cfg.filename, 'batch': loader.get('batch_size'), 'rows': rows}
+
+
+def by_decoder(dataset: dict) -> dict[str, Any]:
+    """Give the data set every decoder in turn: {name: config of the data set}.
+
+    A data set that is read otherwise, e.g. as extracted frames, stays as it is. Missing
+    packages are printed and left out.
+    """
+    copies = {name: redecode(dataset, decoder) for name, decoder in DECODERS.items()}
+    if all(copy == dataset for copy in copies.values()):
+        return {AS_CONFIGURED: dataset}
+    found = {}
+    for name, decoder in DECODERS.items():
+        if find_spec(decoder.package):
+            found[name] = copies[name]
+        else:
+            print(f'{name} is left out: pip install {decoder.package}')
+    return found
+
+
+def redecode(node: Any, decoder: Decoder) -> Any:
+    """Copy a config with another decoder wherever it decodes."""
+    if isinstance(node, (list, tuple)):
+        return type(node)(redecode(child, decoder) for child in node)
+    if not isinstance(node, dict):
+        return node
+    kind = str(node.get('type')).split('.')[-1]
+    if kind in {d.init for d in DECODERS.values()}:
+        return _keep(node, decoder.init, 'io_backend')
+    if kind in {d.decode for d in DECODERS.values()}:
+        return _keep(node, decoder.decode, 'mode')
+    return {key: redecode(child, decoder) for key, child in node.items()}
+
+
+def _keep(node: dict, kind: str, shared: str) -> dict:
+    """Name another transform, with the one argument that all decoders share."""
+    return dict(type=kind, **({shared: node[shared]} if shared in node else {}))
+
+
+def with_workers(loader: dict, n: int) -> dict:
+    # Without persistence, a small data set would mostly start workers.
+    changed = dict(loader, num_workers=n, persistent_workers=n > 0)
+    if n == 0:
+        changed.pop('prefetch_factor', None)
+        changed.pop('timeout', None)
+    return changed
+
+
+def throughput(
+    data: Iterable[dict],
+    num_videos: int,
+    skip: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Load videos as fast as they come, epoch after epoch: videos a second.
+
+    The first batches, which the workers make while others still start, do not count.
+    """
+    batches = (batch for _ in itertools.count() for batch in data)
+    for _ in range(skip):
+        next(batches)
+    start, seen = clock(), 0
+    while seen < num_videos:
+        seen += len(next(batches)['data_samples'])
+    return seen / (clock() - start)
