@@ -65,6 +65,7 @@ def main(out: str) -> None:
     model = MMDistributedDataParallel(build(), find_unused_parameters=False)
     found = step(model, slice(rank * size, rank * size + size))
     torch.save(found, f'{out}.{rank}')
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -106,6 +108,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     runner.test()
+    if is_distributed():  # its threads could abort the interpreter as it ends
+        torch.distributed.destroy_process_group()
     return 0
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -132,6 +134,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 2
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
+    if is_distributed():  # its threads could abort the interpreter as it ends
+        torch.distributed.destroy_process_group()
     return 0
 
 
