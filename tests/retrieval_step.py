@@ -66,6 +66,7 @@ def main(out: str) -> None:
     found = step(model, slice(rank * size, rank * size + size))
     torch.save(found, f'{out}.{rank}')
     torch.distributed.destroy_process_group()
+    os._exit(0)  # see mmstop.engine.ending
 
 
 if __name__ == '__main__':

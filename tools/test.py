@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
 from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.engine.ending import end_process
 
 HOOK = 'VideoVisualizationHook'
 
@@ -108,8 +107,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     runner.test()
-    if is_distributed():  # its threads could abort the interpreter as it ends
-        torch.distributed.destroy_process_group()
+    end_process(runner)
     return 0
 
 
