@@ -1,7 +1,6 @@
 """Videos with captions."""
 
 from pathlib import Path
-from typing import Any
 
 from mmaction.datasets import BaseActionDataset
 
@@ -31,9 +30,6 @@ class VideoCaptionDataset(BaseActionDataset):
         FileNotFoundError: there is no such annotation file.
         AnnotationError: the file or an entry of it is at fault.
     """
-
-    def __init__(self, ann_file: str, **kwargs: Any) -> None:
-        super().__init__(ann_file=ann_file, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the items in file order."""

@@ -41,17 +41,13 @@ class PatchMerger:
         Returns:
             a mask to use instead, float or None.
         """
+        if mask is not None:
+            mask = mask[..., : x.shape[-2]]  # it hides no patches, which were merged
         if self.sizes is None:
-            return self._cut(mask, x)
+            return mask
         weight = self.sizes.flatten(-2).log().to(x.dtype)
         weight = F.pad(weight, (x.shape[-2] - weight.shape[-1], 0)).unsqueeze(-2)
-        mask = self._cut(mask, x)
         return weight if mask is None else weight.masked_fill(~mask, -torch.inf)
-
-    @staticmethod
-    def _cut(mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
-        """Shorten a mask that hides none of the patches, which were merged."""
-        return None if mask is None else mask[..., : x.shape[-2]]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Merge: (..., L, D) -> (..., L - frames * pairs, D)."""
