@@ -22,7 +22,8 @@ from mmstop.registry import METRICS
 
 __all__ = ['VideoTextRetrieval', 'ranks']
 
-CHUNK = 2**24  # scores at a time: 128 MB in float64
+CHUNK = 2**22  # scores at a time: 32 MB in float64
+RECALLS = (1, 5, 10)
 Adjust = Callable[[Tensor], Tensor]
 
 
@@ -100,19 +101,22 @@ class VideoTextRetrieval(BaseMetric):
         print_log(f'{len(text):,} captions of {len(video):,} videos', 'current')
         if self.features_out is not None:
             features.write(self.features_out)
-        own = torch.arange(len(video))
         bank = self.bank
         if bank is not None and bank.video.shape[1] != video.shape[1]:
             raise ValueError(
                 f'the query bank has features of width {bank.video.shape[1]}, this '
                 f'model of {video.shape[1]}; write the bank with this model'
             )
+        own = torch.arange(len(video))
+        t2v, v2t = ranks(video, text, owner)
         return {
-            **self._direction('t2v', text, owner, video, own, bank and bank.text),
-            **self._direction('v2t', video, own, text, owner, bank and bank.video),
+            **_summary('t2v', t2v),
+            **self._adjusted('t2v', text, owner, video, own, bank and bank.text),
+            **_summary('v2t', v2t),
+            **self._adjusted('v2t', video, own, text, owner, bank and bank.video),
         }
 
-    def _direction(
+    def _adjusted(
         self,
         name: str,
         queries: Tensor,
@@ -121,20 +125,22 @@ class VideoTextRetrieval(BaseMetric):
         gallery_owner: Tensor,
         bank: Optional[Tensor],
     ) -> dict[str, float]:
-        adjusted: dict[str, Optional[Adjust]] = {name: None}
+        """Rank with what was asked for beside the raw scores."""
+        adjusted: dict[str, Adjust] = {}
         if self.dsl:
             adjusted[f'{name}_dsl'] = dual_softmax(
                 queries, gallery, self.dsl_temperature
             )
         if bank is not None:
             adjusted[f'{name}_qb'] = inverted_softmax(bank, gallery, self.bank_beta)
-        return {
-            f'{column}/{measure}': value
+        summaries = [
+            _summary(
+                column,
+                adjusted_ranks(queries, query_owner, gallery, gallery_owner, adjust),
+            )
             for column, adjust in adjusted.items()
-            for measure, value in _summary(
-                ranks(queries, query_owner, gallery, gallery_owner, adjust)
-            ).items()
-        }
+        ]
+        return {key: value for summary in summaries for key, value in summary.items()}
 
 
 class Features(NamedTuple):
@@ -191,12 +197,55 @@ def _unit(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x.double(), dim=-1)
 
 
-def ranks(
+def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Rank in both directions, computing every score once and sorting nothing.
+
+    Scores are compared as float32 that float64 was rounded to, so that equal features
+    tie wherever they stand. Most are computed in float32 and only those rows anew that
+    hold a score so near to what it is compared with that rounding could decide.
+
+    Args:
+        video: (V, E), float64 of unit norm.
+        text: (C, E), likewise.
+        owner: (C,), the video of each caption; every video occurs.
+    Returns:
+        ranks of the captions, (C,), from 1 to V, and of the videos, (V,), from 1 to C,
+        as :class:`VideoTextRetrieval` defines them.
+    """
+    V, E = video.shape
+    own = (text * video[owner]).sum(-1).float()
+    best = own.new_full((V,), -torch.inf).scatter_reduce(0, owner, own, 'amax')
+    # Bounds the error of a product of two unit vectors in any order of summation.
+    slack = (E + 8) * torch.finfo(torch.float32).eps / 2
+    text32, video32 = text.float(), video.float()
+    t2v, v2t = torch.ones_like(owner), torch.ones(V, dtype=owner.dtype)
+    rows = max(1, CHUNK // V)
+    for start in range(0, len(text), rows):
+        chunk = slice(start, start + rows)
+        scores = _rivals(text32[chunk], video32, owner[chunk])
+        nearest = torch.minimum(
+            (scores - own[chunk, None]).abs(), (scores - best).abs()
+        )
+        unsure = ~(nearest.amin(1) > slack)  # or not a number
+        exact = _rivals(text[chunk][unsure], video, owner[chunk][unsure])
+        scores[unsure] = exact.float()
+        t2v[chunk] += (~(scores < own[chunk, None])).sum(1, dtype=torch.int32)
+        v2t += (~(scores < best)).sum(0, dtype=torch.int32)
+    # Where one's own score is no number, one's own items counted as well.
+    return t2v.clamp(max=V), v2t.clamp(max=len(text) + 1 - owner.bincount())
+
+
+def _rivals(text: Tensor, video: Tensor, owner: Tensor) -> Tensor:
+    """Score all videos but a caption's own, which is no rival: (captions, V)."""
+    return (text @ video.T).scatter_(1, owner[:, None], -torch.inf)
+
+
+def adjusted_ranks(
     queries: Tensor,
     query_owner: Tensor,
     gallery: Tensor,
     gallery_owner: Tensor,
-    adjust: Optional[Adjust] = None,
+    adjust: Adjust,
 ) -> Tensor:
     """Rank the best of each query's own items among those of others.
 
@@ -212,12 +261,8 @@ def ranks(
     found = []
     rows = max(1, CHUNK // len(gallery))
     for chunk, owners in zip(queries.split(rows), query_owner.split(rows)):
-        scores = chunk @ gallery.T
-        if adjust is not None:
-            scores = adjust(scores)
-        # A product of matrices may sum in another order at another place; rounded to
-        # float32, scores that are equal compare as equal.
-        scores = scores.float()
+        # As in `ranks`, float32 makes ties of what float64 may sum in another order.
+        scores = adjust(chunk @ gallery.T).float()
         own = owners[:, None] == gallery_owner
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
         found.append(1 + (~(scores < best) & ~own).sum(1))
@@ -264,7 +309,11 @@ def _survey(queries: Tensor, gallery: Tensor, scale: float) -> tuple[Tensor, Ten
     return mass, nearest
 
 
-def _summary(found: Tensor) -> dict[str, float]:
-    recalls = {f'R{k}': 100 * (found <= k).double().mean().item() for k in (1, 5, 10)}
+def _summary(name: str, found: Tensor) -> dict[str, float]:
+    """Sum ranks up as ``name/R1`` and so on."""
     found = found.double()
-    return {**recalls, 'MdR': found.quantile(0.5).item(), 'MnR': found.mean().item()}
+    return {
+        **{f'{name}/R{k}': 100 * (found <= k).double().mean().item() for k in RECALLS},
+        f'{name}/MdR': found.quantile(0.5).item(),
+        f'{name}/MnR': found.mean().item(),
+    }

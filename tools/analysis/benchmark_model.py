@@ -216,6 +216,21 @@ def summarise(seconds: list[float], reference: list[float], batch: int) -> dict:
     }
 
 
+def rounds_of(
+    works: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Time some works in turns: {name: seconds of each round}."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            start = clock()
+            work()
+            seconds[name].append(clock() - start)
+    return seconds
+
+
 # --- Memory -------------------------------------------------------------------------
 
 
