@@ -99,13 +99,12 @@ def test_still_video_is_padding_beside_a_wild_one():
 
     made = contestant('stop-frame', video)
     found = counts.describe(made)
-    gaps = made.model.trace(video).num_prompts  # before frames 1 to T - 1
-    counted = sorted(torch.nn.functional.pad(gaps, (1, 0)).flatten().tolist())
-    grouped = [counted[i : i + 3] for i in range(0, B * T, 3)]  # four groups
-    padded = sum(len(group) * max(group) for group in grouped)
-    keys = 1 + padded / (B * T) + N
-    assert found['tokens']['keys'] == pytest.approx([keys] * DEPTH)
-    padding = (padded - sum(counted)) / (B * T) / keys
+    prompts = made.model.trace(
+        video
+    ).num_prompts  # of the gaps before frames 1 to T - 1
+    longest = int(prompts.max())
+    padding = (B * T * longest - int(prompts.sum())) / (B * T * (1 + longest + N))
+    assert found['tokens']['keys'] == [1 + longest + N] * DEPTH
     assert found['tokens']['padding'] == pytest.approx(padding)
 
 
@@ -113,7 +112,7 @@ def test_padding_of_a_float_mask_is_what_no_query_sees():
     x, mask = torch.zeros(B, T, 4, D), torch.zeros(B, T, 4, 4)
     mask[0, 0, :, 1] = -torch.inf  # hidden from all queries
     mask[1, 2, 0, 3] = -torch.inf  # and from one
-    assert counts._call(2, x, x, mask) == (2, B * T, 4, 4, 1)
+    assert counts._call(x, x, mask) == (B * T, 4, 4, 1)
 
 
 def test_counting_leaves_the_model_as_it_was():

@@ -96,18 +96,17 @@ def test_tokens_of_every_block(attention, num_spatial, monkeypatch):
     monkeypatch.setattr(type(model.clip), 'attend', watch)
     model(video)
     frames = 1 if attention == 'frame' else 5
-    groups = [seen[i : i + 3] for i in range(0, len(seen), 3)]  # by number of prompts
-    for tokens in groups:
-        lengths = [x.shape[-2] for x in tokens]
-        assert [a - b for a, b in zip(lengths, lengths[1:])] == [2 * frames] * 2
+    lengths = [x.shape[-2] for x in seen]
+    assert [a - b for a, b in zip(lengths, lengths[1:])] == [2 * frames] * 2
     if num_spatial:
         region = model.trace(video).region
-        patches = model._prompt(video).patches[region]
-        safe = torch.cat([x[:, : -frames * (16 - num_spatial)].flatten(0, 1)
-                          for x, *_ in groups])  # fmt: skip
-        assert len(patches) == 2 * 5 * num_spatial
-        for patch in patches:
-            assert (safe == patch).all(-1).any()
+        prompted = model._prompt(video).patches[region].unflatten(0, (2, -1))
+        first = seen[0].flatten(1, 2)
+        for own, tokens in zip(prompted, first):
+            safe = lengths[0] - frames * (16 - num_spatial)
+            for patch in own:
+                places = (tokens == patch).all(-1).nonzero().flatten()
+                assert len(places) and (places % lengths[0] < safe).all()
 
 
 def test_gradients_flow_through_merged_patches():

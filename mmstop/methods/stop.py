@@ -31,7 +31,6 @@ SPATIAL_HIDDEN = 128  # hidden width of P^s
 TEMPORAL_HIDDEN = 96  # hidden width of P^t, which its bank multiplies
 INIT_STD = 0.02  # CLIP's; of the layers that make the prompts
 STILL = 1e-6  # variation below this share of the tokens' mean square is none
-GROUPS = 4  # of a batch's frames, by how many prompts they have; see the benchmark
 ALIKE = 1e-4  # gaps whose variations differ relatively less than this are alike
 
 
@@ -307,31 +306,16 @@ class STOPCLIPViT(TunedTower):
             prompted = _protect_region(prompted, self.spatial.num_spatial)
         frames, patches = prompted.patches.shape[1:3]
         if self.attention == 'joint':
-            x = self._encode(_joint_sequences(prompted), 1, frames, patches)
+            x, mask = _joint_sequence(prompted)
         else:
-            x = self._encode(_frame_sequences(prompted), GROUPS, 1, patches)
-        return self.pool(x.unflatten(0, (len(video), -1)), video)
+            x, mask = _frame_sequences(prompted)
+            frames = 1
+        return self.pool(self.encode(x, mask, frames, patches), video)
 
     @torch.no_grad()
     def trace(self, video: Tensor) -> STOPTrace:
         """Tell what is chosen for a batch of clips, (B, 3, T, H, W)."""
         return self._prompt(video).trace
-
-    def _encode(
-        self, x: '_Sequences', groups: int, frames: int, patches: int
-    ) -> Tensor:
-        """Run the blocks over S sequences: (S, R, D).
-
-        Those with about as many prompts run together, so that little is padded.
-        """
-        if torch.compiler.is_compiling():  # when no shape may depend on a value
-            return self.encode(*x.join(), frames, patches)
-        order = x.keep.sum(-1).argsort(stable=True)
-        outs = [
-            self.encode(*x.select(group).join(), frames, patches)
-            for group in order.chunk(groups)
-        ]
-        return torch.cat(outs)[order.argsort()]
 
     def _prompt(self, video: Tensor) -> _Prompted:
         tokens = self.embed(video)  # (B, T, 1 + N, D)
@@ -361,62 +345,52 @@ def _protect_region(x: _Prompted, num_spatial: int) -> _Prompted:
     return replace(x, protected=protected, patches=patches)
 
 
-@dataclass
-class _Sequences:
-    """What S sequences are made of.
+def _joint_sequence(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
+    """Join all frames and prompts: tokens (B, 1, L, D) and their mask, or None.
 
-    Attention has no order of its own and prompts carry no position, so all prompts of a
-    sequence stand together behind CLS, and it is padded there.
+    Attention has no order of its own and prompts carry no position, so all of a video's
+    prompts stand together behind CLS, and shorter videos are padded there.
     """
-
-    cls: Tensor  # (S, 1, D)
-    prompts: Tensor  # (S, P, D)
-    keep: Tensor  # (S, P), bool, False where a prompt is padding
-    patches: Tensor  # (S, M, D)
-
-    def select(self, index: Tensor) -> '_Sequences':
-        """Take some of the sequences, with no more padding than they need."""
-        keep = self.keep[index]
-        longest = int(keep.sum(-1).amax()) if keep.numel() else 0
-        order = keep.int().argsort(dim=-1, descending=True, stable=True)[:, :longest]
-        prompts = self.prompts[index[:, None], order]
-        keep = keep.gather(-1, order)
-        return _Sequences(self.cls[index], prompts, keep, self.patches[index])
-
-    def join(self) -> tuple[Tensor, Optional[Tensor]]:
-        """Join to tokens (S, L, D) and a mask (S, 1, L), or None without padding."""
-        x = torch.cat([self.cls, self.prompts, self.patches], dim=1)
-        if not torch.compiler.is_compiling() and bool(self.keep.all()):
-            return x, None
-        mask = F.pad(self.keep, (1, self.patches.shape[1]), value=True)
-        return x, mask.unsqueeze(-2)
-
-
-def _joint_sequences(x: _Prompted) -> _Sequences:
-    """Join all frames of a video behind its first CLS, S = B."""
+    prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
     patches = [x.protected.flatten(1, 2), x.patches.flatten(1, 2)]
-    return _Sequences(
-        x.cls[:, 0],
-        x.prompts.flatten(1, 2),
-        _used(x).flatten(1),
-        torch.cat(patches, dim=1),
-    )
+    tokens = torch.cat([x.cls[:, 0], prompts, *patches], dim=1)
+    mask = _key_mask(keep, tokens.shape[1])
+    return tokens[:, None], None if mask is None else mask[:, None]
 
 
-def _frame_sequences(x: _Prompted) -> _Sequences:
-    """Give each frame the prompts of the gap before it, S = B T."""
-    return _Sequences(
-        x.cls.flatten(0, 1),
-        F.pad(x.prompts, (0, 0, 0, 0, 1, 0)).flatten(0, 1),  # no gap before the first
-        F.pad(_used(x), (0, 0, 1, 0)).flatten(0, 1),
-        torch.cat([x.protected, x.patches], dim=2).flatten(0, 1),
-    )
+def _frame_sequences(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
+    """Give each frame the prompts of the gap before it: (B, T, L, D) and its mask."""
+    keep = F.pad(_used(x), (0, 0, 1, 0))  # no gap before the first frame
+    prompts, keep = _pack(F.pad(x.prompts, (0, 0, 0, 0, 1, 0)), keep)
+    tokens = torch.cat([x.cls, prompts, x.protected, x.patches], dim=2)
+    return tokens, _key_mask(keep, tokens.shape[2])
 
 
 def _used(x: _Prompted) -> Tensor:
     """Mark the slots that hold one of a gap's N^t prompts: (B, T - 1, eta), bool."""
     slots = torch.arange(x.prompts.shape[2], device=x.prompts.device)
     return slots < x.trace.num_prompts[..., None]
+
+
+def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the kept prompts to the front and cut what no sequence needs.
+
+    (..., P, D) and (..., P), bool -> (..., P', D) and (..., P') with P' <= P.
+    """
+    if torch.compiler.is_compiling():  # when no shape may depend on a value
+        return prompts, keep
+    longest = int(keep.sum(-1).amax()) if keep.numel() else 0
+    order = keep.int().argsort(dim=-1, descending=True, stable=True)[..., :longest]
+    index = order.unsqueeze(-1).expand(*order.shape, prompts.shape[-1])
+    return prompts.gather(-2, index), keep.gather(-1, order)
+
+
+def _key_mask(keep: Tensor, length: int) -> Optional[Tensor]:
+    """Hide the padding behind CLS: (..., P), bool -> (..., 1, L); None without any."""
+    if not torch.compiler.is_compiling() and bool(keep.all()):
+        return None
+    mask = F.pad(keep, (1, length - 1 - keep.shape[-1]), value=True)
+    return mask.unsqueeze(-2)
 
 
 def _pass_through(score: Tensor) -> Tensor:

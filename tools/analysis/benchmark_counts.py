@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
 import torch
 from benchmark_model import Contestant
 from torch import Tensor, nn
@@ -17,9 +18,8 @@ from mmstop.towers import CLIPViT
 
 
 class Call(NamedTuple):
-    """One run of a block's attention, over all sequences or some."""
+    """One run of a block's attention."""
 
-    block: int
     sequences: int
     queries: int
     keys: int
@@ -31,32 +31,21 @@ def describe(contestant: Contestant) -> dict:
     model, setup = contestant.model.eval(), contestant.setup
     with attention_calls(model) as calls:
         contestant.forward()
-    blocks = [[call for call in calls if call.block == i] for i in range(depth(calls))]
-    sequences = sum(call.sequences for call in blocks[0])
     keys = sum(call.sequences * call.keys for call in calls)
+    sequences = calls[0].sequences
     return {
         'trainable_parameters': sum(p.numel() for p in contestant.trained),
         'gradient_to': 'parameters' if contestant.trained else 'inputs',
         'gmacs_per_video': count_macs(contestant) / setup.batch / 1e9,
         'tokens': {
             'per': 'video' if sequences == setup.batch else 'frame',
-            'queries': [mean(block, 'queries') for block in blocks],
-            'keys': [mean(block, 'keys') for block in blocks],
-            'mean_keys': keys / sequences / len(blocks),
+            'queries': [call.queries for call in calls],
+            'keys': [call.keys for call in calls],
+            'mean_keys': float(np.mean([call.keys for call in calls])),
             'padding': sum(call.hidden for call in calls) / keys,
         },
         'temporal_prompts': count_prompts(contestant),
     }
-
-
-def depth(calls: list[Call]) -> int:
-    return 1 + max(call.block for call in calls)
-
-
-def mean(calls: list[Call], field: str) -> float:
-    """Average a number of tokens over the sequences of a block."""
-    total = sum(call.sequences * getattr(call, field) for call in calls)
-    return total / sum(call.sequences for call in calls)
 
 
 def count_prompts(contestant: Contestant) -> Optional[list[int]]:
@@ -91,14 +80,12 @@ def attention_calls(model: nn.Module) -> Iterator[list[Call]]:
     calls: list[Call] = []
     inner: Any = next((m for m in model.modules() if isinstance(m, CLIPViT)), None)
     if inner is None:  # open_clip's own
-        attentions = [
-            m for m in model.modules() if isinstance(m, nn.MultiheadAttention)
-        ]
         hooks = [
             module.register_forward_pre_hook(
-                lambda _, given, i=i: calls.append(_call(i, *given[:2], None))
+                lambda _, given: calls.append(_call(*given[:2], None))
             )
-            for i, module in enumerate(attentions)
+            for module in model.modules()
+            if isinstance(module, nn.MultiheadAttention)
         ]
         yield calls
         for hook in hooks:
@@ -112,7 +99,7 @@ def attention_calls(model: nn.Module) -> Iterator[list[Call]]:
         context: Optional[Tensor] = None,
         mask: Optional[Tensor] = None,
     ) -> Tensor:
-        calls.append(_call(i, x, x if context is None else context, mask))
+        calls.append(_call(x, x if context is None else context, mask))
         return attend(i, x, context, mask)
 
     inner.attend = recorded
@@ -120,11 +107,11 @@ def attention_calls(model: nn.Module) -> Iterator[list[Call]]:
     del inner.attend  # the class's own again
 
 
-def _call(i: int, x: Tensor, context: Tensor, mask: Optional[Tensor]) -> Call:
+def _call(x: Tensor, context: Tensor, mask: Optional[Tensor]) -> Call:
     sequences, L, M = x[..., 0, 0].numel(), x.shape[-2], context.shape[-2]
     hidden = 0
     if mask is not None:
         seen = mask if mask.dtype == torch.bool else ~mask.isneginf()
         seen = seen.any(-2).expand(*x.shape[:-2], M)
         hidden = int((~seen).sum())
-    return Call(i, sequences, L, M, hidden)
+    return Call(sequences, L, M, hidden)
