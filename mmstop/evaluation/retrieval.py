@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmstop.registry import METRICS
 
-__all__ = ['VideoTextRetrieval', 'ranks']
+__all__ = ['VideoTextRetrieval', 'exact_ranks', 'ranks']
 
 CHUNK = 2**22  # scores at a time: 32 MB in float64
 RECALLS = (1, 5, 10)
@@ -136,7 +136,7 @@ class VideoTextRetrieval(BaseMetric):
         summaries = [
             _summary(
                 column,
-                adjusted_ranks(queries, query_owner, gallery, gallery_owner, adjust),
+                exact_ranks(queries, query_owner, gallery, gallery_owner, adjust),
             )
             for column, adjust in adjusted.items()
         ]
@@ -200,9 +200,9 @@ def _unit(x: Tensor) -> Tensor:
 def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     """Rank in both directions, computing every score once and sorting nothing.
 
-    Scores are compared as float32 that float64 was rounded to, so that equal features
-    tie wherever they stand. Most are computed in float32 and only those rows anew that
-    hold a score so near to what it is compared with that rounding could decide.
+    The result is that of :func:`exact_ranks`. Scores in float32 are enough where none
+    lies so near to one's own that rounding could decide; who has such a rival is ranked
+    again.
 
     Args:
         video: (V, E), float64 of unit norm.
@@ -210,59 +210,65 @@ def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         owner: (C,), the video of each caption; every video occurs.
     Returns:
         ranks of the captions, (C,), from 1 to V, and of the videos, (V,), from 1 to C,
-        as :class:`VideoTextRetrieval` defines them.
+        int64, as :class:`VideoTextRetrieval` defines them.
     """
-    V, E = video.shape
-    own = (text * video[owner]).sum(-1).float()
+    (V, E), C = video.shape, len(text)
+    video32, text32 = video.float(), text.float()
+    own = torch.linalg.vecdot(text, video[owner]).float()
     best = own.new_full((V,), -torch.inf).scatter_reduce(0, owner, own, 'amax')
-    # Bounds the error of a product of two unit vectors in any order of summation.
+    # Bounds the error of a product of unit vectors in any order of summation.
     slack = (E + 8) * torch.finfo(torch.float32).eps / 2
-    text32, video32 = text.float(), video.float()
-    t2v, v2t = torch.ones_like(owner), torch.ones(V, dtype=owner.dtype)
-    rows = max(1, CHUNK // V)
-    for start in range(0, len(text), rows):
+    less_video = torch.zeros(2, C, dtype=torch.int64)  # surely less, perhaps less
+    less_text = torch.zeros(2, V, dtype=torch.int64)
+    for start in range(0, C, rows := max(1, CHUNK // V)):
         chunk = slice(start, start + rows)
-        scores = _rivals(text32[chunk], video32, owner[chunk])
-        nearest = torch.minimum(
-            (scores - own[chunk, None]).abs(), (scores - best).abs()
-        )
-        unsure = ~(nearest.amin(1) > slack)  # or not a number
-        exact = _rivals(text[chunk][unsure], video, owner[chunk][unsure])
-        scores[unsure] = exact.float()
-        t2v[chunk] += (~(scores < own[chunk, None])).sum(1, dtype=torch.int32)
-        v2t += (~(scores < best)).sum(0, dtype=torch.int32)
-    # Where one's own score is no number, one's own items counted as well.
-    return t2v.clamp(max=V), v2t.clamp(max=len(text) + 1 - owner.bincount())
+        scores = text32[chunk] @ video32.T
+        scores.scatter_(1, owner[chunk, None], -torch.inf)  # one's own is no rival
+        less = torch.empty_like(scores)  # as numbers, which are summed fastest
+        for i, shift in enumerate((-slack, slack)):
+            torch.lt(scores, own[chunk, None] + shift, out=less)
+            less_video[i, chunk] = less.sum(1).long()
+            torch.lt(scores, best + shift, out=less)
+            less_text[i] += less.sum(0).long()
+    # Where one's own score is no number, nothing is less, not even one's own.
+    t2v = (1 + V - less_video[0]).clamp(max=V)
+    v2t = (1 + C - less_text[0]).clamp(max=1 + C - owner.bincount())
+    videos = torch.arange(V)
+    again = less_video[0] != less_video[1]
+    t2v[again] = exact_ranks(text[again], owner[again], video, videos)
+    again = less_text[0] != less_text[1]
+    v2t[again] = exact_ranks(video[again], videos[again], text, owner)
+    return t2v, v2t
 
 
-def _rivals(text: Tensor, video: Tensor, owner: Tensor) -> Tensor:
-    """Score all videos but a caption's own, which is no rival: (captions, V)."""
-    return (text @ video.T).scatter_(1, owner[:, None], -torch.inf)
-
-
-def adjusted_ranks(
+def exact_ranks(
     queries: Tensor,
     query_owner: Tensor,
     gallery: Tensor,
     gallery_owner: Tensor,
-    adjust: Adjust,
+    adjust: Optional[Adjust] = None,
 ) -> Tensor:
     """Rank the best of each query's own items among those of others.
 
+    Scores are computed in float64 and compared as float32, so that equal features tie
+    wherever they stand.
+
     Args:
-        queries: (Q, E).
+        queries: (Q, E), float64 of unit norm.
         query_owner: (Q,), the number of each query's video.
-        gallery: (G, E).
+        gallery: (G, E), float64 of unit norm.
         gallery_owner: (G,), likewise; every query's video occurs.
         adjust: what to make of scores (queries, G) before they are compared.
     Returns:
         ranks from 1 to G, (Q,), int64.
     """
-    found = []
+    found = [query_owner.new_empty(0)]
     rows = max(1, CHUNK // len(gallery))
     for chunk, owners in zip(queries.split(rows), query_owner.split(rows)):
-        # As in `ranks`, float32 makes ties of what float64 may sum in another order.
-        scores = adjust(chunk @ gallery.T).float()
+        scores = chunk @ gallery.T
+        if adjust is not None:
+            scores = adjust(scores)
+        scores = scores.float()
         own = owners[:, None] == gallery_owner
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
         found.append(1 + (~(scores < best) & ~own).sum(1))
