@@ -2,10 +2,8 @@
 
 import gc
 
-# Its functions' default arguments are the process group of the moment it is imported.
-# DDP imports it when there is one, which then lives on to the interpreter's end.
-import torch.distributed.nn.functional  # noqa: F401
 from mmengine.dist import is_distributed
+from torch.distributed import destroy_process_group
 
 __all__ = ['end_process_group']
 
@@ -13,8 +11,9 @@ __all__ = ['end_process_group']
 def end_process_group() -> None:
     """End the process group and its threads, if there is one, before the process ends.
 
-    Call it where all went well and nothing refers to the runner or the model any more:
-    DDP holds the group, in a reference cycle.
+    Call it where all went well and no variable holds the runner or the model any more.
+    Their reference cycles hold DDP's reducer, and that the group, which lives on
+    through ``destroy_process_group`` until they are collected.
 
     Symptom without it: in some runs "terminate called without an active exception", a
     SIGABRT of a rank that had finished, for which torchrun kills the others. A thread
@@ -24,4 +23,4 @@ def end_process_group() -> None:
     """
     if is_distributed():
         gc.collect()
-        torch.distributed.destroy_process_group()
+        destroy_process_group()
