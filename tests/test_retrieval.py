@@ -5,8 +5,8 @@ import json
 import math
 import sys
 
+import distributed_step
 import pytest
-import retrieval_step
 import torch
 import torch.nn.functional as F
 from mmaction.evaluation import RetrievalMetric
@@ -27,7 +27,7 @@ from mmstop.registry import MODELS
 
 @pytest.fixture(scope='module')
 def model():
-    return retrieval_step.build().eval()
+    return distributed_step.build('retrieval').eval()
 
 
 def tokens(*captions):
@@ -72,7 +72,7 @@ def test_mmaction2_s_metric_takes_what_is_predicted(model):
 
 
 def test_what_a_retriever_refuses(model):
-    inputs, samples = retrieval_step.batch()
+    inputs, samples = distributed_step.batch('retrieval')
     with pytest.raises(ValueError, match="mode='embed', expected 'tensor', 'loss'"):
         model(inputs, samples, mode='embed')
     inputs['text'] = [inputs['text'][:2]] * 8
@@ -134,25 +134,6 @@ def test_a_batch_of_one_video_has_no_negatives():
         torch.randn(4, 8), torch.randn(4, 8), torch.tensor(9.0), same
     )
     assert loss.item() == 0
-
-
-@pytest.mark.parametrize('processes', [2, 4])
-def test_processes_give_loss_and_gradients_of_one(processes, tmp_path):
-    expected = retrieval_step.step(retrieval_step.build())
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    done = run(
-        *torchrun, f'--nproc-per-node={processes}',
-        ROOT / 'tests' / 'retrieval_step.py', tmp_path / 'step',
-        PYTHONPATH=f'{ROOT}:{ROOT / "tests"}',
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(expected) > 40
-    for rank in range(processes):
-        found = torch.load(tmp_path / f'step.{rank}')
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            error = (found[name] - value).norm() / value.norm()
-            assert error < 1e-4, f'{name} of rank {rank}'
 
 
 # --- Captions -----------------------------------------------------------------------

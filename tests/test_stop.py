@@ -210,6 +210,14 @@ def test_literal_dynamics_stay_available():
     torch.testing.assert_close(b.saliency, 0.4 * b.attention + 0.6 * b.dynamics)
 
 
+def test_float64_is_never_narrowed():
+    model = build().double()
+    video = wild(2, 3).double()
+    trace = model.trace(video)
+    found = trace.attention, trace.dynamics, trace.saliency, trace.variation
+    assert {x.dtype for x in (*found, model(video))} == {torch.float64}
+
+
 @pytest.mark.parametrize(
     'option, message',
     [

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -421,50 +420,7 @@ def test_accepted_arguments():
     assert 'momentum' in accepted_arguments(torch.optim.SGD)
 
 
-# --- Several processes --------------------------------------------------------------
-
-
-def test_dist_train(config, tmp_path):
-    result = run(
-        ROOT / 'tools' / 'dist_train.sh', config, 2, '--work-dir', tmp_path,
-        '--cfg-options', 'train_cfg.max_epochs=1',
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert 'Distributed training: True' in result.stdout
-    assert 'GPU number: 2' in result.stdout
-    assert (tmp_path / 'epoch_1.pth').is_file()
-
-
-@pytest.mark.slow
-def test_dist_test_draws_all(config, trained, tmp_path):
-    result = run(
-        ROOT / 'tools' / 'dist_test.sh', config, trained / 'epoch_2.pth', 2,
-        '--work-dir', tmp_path, '--show-dir', tmp_path / 'show',
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    numbers = [p.stem.split('_')[-1] for p in (tmp_path / 'show').iterdir()]
-    assert sorted(numbers) == [f'{i:06d}' for i in range(5)]
-
-
-@pytest.mark.slow
-def test_two_nodes(config, tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
-    nodes = [
-        subprocess.Popen(
-            [ROOT / 'tools' / 'dist_train.sh', config, '1', '--work-dir', tmp_path],
-            env=environment(NNODES='2', NODE_RANK=rank, PORT=port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ('0', '1')
-    ]
-    outputs = [node.communicate(timeout=300)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], outputs
-    assert 'GPU number: 2' in outputs[0]
-    assert (tmp_path / 'epoch_2.pth').is_file()
+# --- Launchers ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

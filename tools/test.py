@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
 from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.ending import end_process
+from mmstop.engine.ending import end_process_group
 
 HOOK = 'VideoVisualizationHook'
 
@@ -107,7 +107,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     runner.test()
-    end_process(runner)
+    del runner
+    end_process_group()
     return 0
 
 

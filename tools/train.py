@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
 from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.ending import end_process
+from mmstop.engine.ending import end_process_group
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -133,7 +133,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 2
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
-    end_process(runner)
+    del runner
+    end_process_group()
     return 0
 
 

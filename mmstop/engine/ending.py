@@ -1,28 +1,26 @@
 """The end of a distributed process."""
 
-import logging
-import os
-import sys
+import gc
 
-import torch
 from mmengine.dist import is_distributed
-from mmengine.runner import Runner
+from torch.distributed import destroy_process_group
 
-__all__ = ['end_process']
+__all__ = ['end_process_group']
 
 
-def end_process(runner: Runner) -> None:
-    """End a process of a distributed run at once, after its work; else do nothing.
+def end_process_group() -> None:
+    """End the process group and its threads, if there is one, before the process ends.
+
+    Call it where all went well and no variable holds the runner or the model any more.
+    Their reference cycles hold DDP's reducer, and that the group, which lives on
+    through ``destroy_process_group`` until they are collected.
 
     Symptom without it: in some runs "terminate called without an active exception", a
-    SIGABRT of a rank that had finished, for which torchrun then kills the others. C++
-    threads outlive the interpreter's end; nothing of ours is left to be done there.
+    SIGABRT of a rank that had finished, for which torchrun kills the others. A thread
+    of gloo frees the tensors of the last collective and needs the interpreter's lock
+    for it. Python before 3.14 unwinds a thread that asks for the lock while the
+    interpreter ends, and C++ terminates the process where it may not be unwound.
     """
-    if not is_distributed():
-        return
-    runner.visualizer.close()
-    torch.distributed.destroy_process_group()
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    if is_distributed():
+        gc.collect()
+        destroy_process_group()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmstop.datasets.classes import load_classes
 from mmstop.registry import MODELS
+from mmstop.towers import at_least_float32
 
 __all__ = ['CLIPTextHead']
 
@@ -82,4 +83,5 @@ class CLIPTextHead(BaseHead):
         return self._cache
 
     def _encode(self, device: torch.device) -> Tensor:
-        return F.normalize(self.text(self._tokens.to(device)), dim=-1).float()
+        sentences = self.text(self._tokens.to(device))
+        return at_least_float32(F.normalize(sentences, dim=-1))

@@ -1,6 +1,13 @@
 """CLIP's frozen towers and the interface that methods build on."""
 
-from .base import Tower, TunedTower
+from .base import Tower, TunedTower, at_least_float32
 from .clip import CLIPText, CLIPTower, CLIPViT
 
-__all__ = ['CLIPText', 'CLIPTower', 'CLIPViT', 'Tower', 'TunedTower']
+__all__ = [
+    'CLIPText',
+    'CLIPTower',
+    'CLIPViT',
+    'Tower',
+    'TunedTower',
+    'at_least_float32',
+]

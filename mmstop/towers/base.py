@@ -11,7 +11,7 @@ from mmstop.registry import MODELS
 
 from .merging import PatchMerger
 
-__all__ = ['Tower', 'TunedTower']
+__all__ = ['Tower', 'TunedTower', 'at_least_float32']
 
 
 class Tower(nn.Module):
@@ -210,3 +210,8 @@ class TunedTower(Tower):
 
     def cls_attention(self, i: int, x: Tensor) -> Tensor:
         return self.clip.cls_attention(i, x)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Widen half precision; leave float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

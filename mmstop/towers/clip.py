@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmstop.registry import MODELS
 
-from .base import Tower
+from .base import Tower, at_least_float32
 from .weights import build_clip, resolve_arch
 
 __all__ = ['CLIPText', 'CLIPTower', 'CLIPViT']
@@ -310,7 +310,7 @@ class CLIPViT(CLIPTower):
     def cls_attention(self, i: int, x: Tensor) -> Tensor:
         N = self.grid[0] * self.grid[1]
         scores = self._scores(i, x[..., 0, :], self.blocks[i].ln_1(x[..., -N:, :]))
-        return scores.float().softmax(-1).mean(-2)  # over heads
+        return at_least_float32(scores).softmax(-1).mean(-2)  # over heads
 
 
 @MODELS.register_module()
