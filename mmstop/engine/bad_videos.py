@@ -56,7 +56,8 @@ class BadVideoHook(Hook):
         """Log the losses of all processes."""
         lost = [text for texts in all_gather_object(self.lost) for text in texts]
         if lost:
+            # The number of the epoch makes the text new: the logger drops repetitions.
             runner.logger.warning(
-                f'{len(lost)} videos of this epoch could not be used and were replaced '
-                f'by the next ones:\n' + '\n'.join(lost)
+                f'{len(lost)} videos of epoch {runner.epoch + 1} could not be used and '
+                f'were replaced by the next ones:\n' + '\n'.join(lost)
             )
