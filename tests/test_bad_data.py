@@ -1,8 +1,8 @@
 """Bad videos: each is named or, where the config says so, replaced and counted."""
 
 import contextlib
+import importlib.util
 import json
-import subprocess
 import sys
 import time
 
@@ -315,18 +315,21 @@ def test_resumed_run_replaces_as_an_undisturbed_one(tmp_path):
 # --- The tool -----------------------------------------------------------------------
 
 
-def check_videos(config, *arguments) -> subprocess.CompletedProcess:
-    tool = ROOT / 'tools' / 'analysis' / 'check_videos.py'
-    return run(sys.executable, tool, config, '--workers', 2, *arguments)
+def check_videos(*arguments) -> int:
+    """Run the tool in this process; return its exit status."""
+    path = ROOT / 'tools' / 'analysis' / 'check_videos.py'
+    spec = importlib.util.spec_from_file_location('tool_check_videos', path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool.main([*map(str, arguments), '--workers', '2'])
 
 
-def test_tool_lists_bad_videos_and_writes_clean_lists(tmp_path):
+def test_tool_lists_bad_videos_and_writes_clean_lists(tmp_path, capsys):
     config = write_tiny_run(tmp_path)
     (tmp_path / 'videos' / 'a' / 'blue.mp4').write_bytes(b'')
     (tmp_path / 'videos' / 'b' / 'red.mp4').unlink()
     out = tmp_path / 'bad.txt'
-    result = check_videos(config, '--out', out, '--write-clean')
-    assert result.returncode == 1, result.stderr
+    assert check_videos(config, '--out', out, '--write-clean') == 1
     rows = [line.split('\t') for line in out.read_text().splitlines()]
     train, test = str(tmp_path / 'train.txt'), str(tmp_path / 'test.txt')
     red, blue = (str(tmp_path / 'videos' / n) for n in ('b/red.mp4', 'a/blue.mp4'))
@@ -340,28 +343,27 @@ def test_tool_lists_bad_videos_and_writes_clean_lists(tmp_path):
     assert (tmp_path / 'train_clean.txt').read_text().split('\n') == [
         line for i, line in enumerate(lines) if i not in (1, 4)
     ]
-    assert f'{train}: 2 of 6 videos are bad' in result.stdout
+    assert f'{train}: 2 of 6 videos are bad' in capsys.readouterr().out
     options = ['train_dataloader', 'test_dataloader', 'val_dataloader']
     options = [f'{o}.dataset.ann_file={o.split("_")[0]}_clean.txt' for o in options]
     options[2] = 'val_dataloader.dataset.ann_file=test_clean.txt'
-    again = check_videos(config, '--cfg-options', *options)
-    assert again.returncode == 0, again.stderr
+    assert check_videos(config, '--cfg-options', *options) == 0
 
 
-def test_tool_on_captions(tmp_path):
+def test_tool_on_captions(tmp_path, capsys):
     config = write_tiny_retrieval(tmp_path)
     (tmp_path / 'videos' / 'b' / 'red.mp4').write_bytes(b'')
-    result = check_videos(config, '--split', 'train', '--write-clean')
-    assert result.returncode == 1
+    assert check_videos(config, '--split', 'train', '--write-clean') == 1
     captions = json.loads((tmp_path / 'train.json').read_text())
     del captions['b/red.mp4']
     assert json.loads((tmp_path / 'train_clean.json').read_text()) == captions
     assert not (tmp_path / 'test_clean.json').exists()
     (tmp_path / 'train.json').write_text('{')
-    assert check_videos(config).returncode == 2
+    assert check_videos(config) == 2
+    assert 'train.json: not a whole JSON file' in capsys.readouterr().err
 
 
-def test_full_decoding_finds_what_is_painted_over(tmp_path):
+def test_full_decoding_finds_what_is_painted_over(tmp_path, capsys):
     pytest.importorskip('av')
     config = write_tiny_run(tmp_path)
     path = tmp_path / 'videos' / 'a' / 'red.mp4'
@@ -373,10 +375,9 @@ def test_full_decoding_finds_what_is_painted_over(tmp_path):
             avi[at + 8 + size // 2 : at + 8 + size] = bytes(size - size // 2)
         at += 8 + size + size % 2
     path.write_bytes(avi)
-    assert check_videos(config).returncode == 0
-    result = check_videos(config, '--decode', 'full', '--split', 'train')
-    assert result.returncode == 1
-    assert 'InvalidData' in result.stdout
+    assert check_videos(config) == 0
+    assert check_videos(config, '--decode', 'full', '--split', 'train') == 1
+    assert 'InvalidData' in capsys.readouterr().out
 
 
 def misbehave(path: str) -> None:

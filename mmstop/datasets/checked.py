@@ -1,6 +1,7 @@
 """Data sets that never replace, repeat or leave out a video in silence."""
 
 import warnings
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ class CheckedDataset(BaseActionDataset):
         self.on_error = on_error
         super().__init__(ann_file, max_refetch=max_refetch, **kwargs)
 
+    @abstractmethod
     def entry(self, info: dict) -> str:
         """Say where in the annotation file an item stands."""
-        raise NotImplementedError
 
     def __getitem__(self, idx: int) -> dict:
         lost: dict[str, str] = {}  # by file: a video may have several items
