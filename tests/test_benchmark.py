@@ -354,7 +354,7 @@ def test_decoder_is_replaced_wherever_it_stands():
     dataset = dict(type='RepeatDataset', dataset=dict(pipeline=steps))
     found = data.by_decoder(dataset)
     assert found['decord']['dataset']['pipeline'] == [
-        dict(type='DecordInit', io_backend='petrel'),
+        dict(type='CheckedDecordInit', io_backend='petrel'),
         *steps[1:],
     ]
     changed = data.redecode(dataset, data.DECODERS['PyAV'])

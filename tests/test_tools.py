@@ -264,7 +264,7 @@ CONFIG_ERRORS = {
         'train_dataloader.dataset.pipeline.1.clip_length',
         8,
     ),
-    "dataset.anno_file: VideoDataset takes no 'anno_file'; did you mean 'ann_file'": (
+    "dataset.anno_file: Check.* takes no 'anno_file'; did you mean 'ann_file'": (
         'val_dataloader.dataset.anno_file',
         'x',
     ),

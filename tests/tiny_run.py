@@ -39,7 +39,7 @@ def write_video(path: Path, colour: tuple[int, int, int]) -> None:
 def tiny_config(folder: Path) -> dict:
     """Return the config of a run whose data are in ``folder``."""
     pipeline = [
-        dict(type='DecordInit'),
+        dict(type='CheckedDecordInit'),
         dict(type='UniformSample', clip_len=NUM_FRAMES),
         dict(type='DecordDecode'),
         dict(type='Resize', scale=(-1, 32)),
@@ -50,7 +50,7 @@ def tiny_config(folder: Path) -> dict:
     test_pipeline = [dict(step) for step in pipeline]
     test_pipeline[1]['test_mode'] = True
     dataset = dict(
-        type='VideoDataset',
+        type='CheckedVideoDataset',
         data_root=str(folder),
         data_prefix=dict(video='videos'),
         ann_file='train.txt',

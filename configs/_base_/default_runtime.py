@@ -16,7 +16,11 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VideoVisualizationHook', enable=False),
 )
-custom_hooks = [dict(type='ModelInfoHook'), dict(type='ReseedHook')]
+custom_hooks = [
+    dict(type='ModelInfoHook'),
+    dict(type='ReseedHook'),
+    dict(type='BadVideoHook', max_bad=0.01),
+]
 
 randomness = dict(seed=0)
 env_cfg = dict(

@@ -1,17 +1,25 @@
 """Videos with captions, their transforms, and class names in label order."""
 
 from .captions import AnnotationError, check_captions, load_captions, read_json
+from .checked import CheckedDataset, CheckedVideoDataset
 from .classes import load_classes
+from .labels import load_labels
 from .transforms import CaptionTokenize, MirrorCaption
 from .video_text import VideoCaptionDataset
+from .videos import CheckedDecordInit, VideoError
 
 __all__ = [
     'AnnotationError',
     'CaptionTokenize',
+    'CheckedDataset',
+    'CheckedDecordInit',
+    'CheckedVideoDataset',
     'MirrorCaption',
     'VideoCaptionDataset',
+    'VideoError',
     'check_captions',
     'load_captions',
     'load_classes',
+    'load_labels',
     'read_json',
 ]

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-from mmaction.datasets import BaseActionDataset
-
 from mmstop.registry import DATASETS
 
 from .captions import load_captions
+from .checked import CheckedDataset
 
 __all__ = ['VideoCaptionDataset']
 
 
 @DATASETS.register_module()
-class VideoCaptionDataset(BaseActionDataset):
+class VideoCaptionDataset(CheckedDataset):
     """Read videos and captions from ``{"video7.mp4": ["a caption", ...], ...}``.
 
     In training an item is one caption and its video, so that a video with twenty
@@ -23,8 +22,9 @@ class VideoCaptionDataset(BaseActionDataset):
 
     Args:
         ann_file: path of the annotation file, below ``data_root``.
-        **kwargs: those of MMAction2's ``BaseActionDataset``: ``pipeline``,
-            ``data_root``, ``data_prefix=dict(video=...)``, ``test_mode``, ...
+        **kwargs: those of :class:`CheckedDataset` and of MMAction2's
+            ``BaseActionDataset``: ``on_error``, ``pipeline``, ``data_root``,
+            ``data_prefix=dict(video=...)``, ``test_mode``, ...
 
     Raises:
         FileNotFoundError: there is no such annotation file.
@@ -40,3 +40,6 @@ class VideoCaptionDataset(BaseActionDataset):
             texts = [captions] if self.test_mode else captions
             items += [dict(video, text=text) for text in texts]
         return items
+
+    def entry(self, info: dict) -> str:
+        return f'entry {info["video_id"]!r}'

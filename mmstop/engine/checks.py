@@ -6,7 +6,6 @@ signatures of the classes that a config names, and look for the files that it na
 """
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -15,6 +14,7 @@ from mmengine.config import Config
 
 from mmstop.towers import CLIPTower
 
+from .data_checks import check_data, is_local
 from .schema import (
     FREE,
     MARKS,
@@ -69,11 +69,7 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
             )
     _check_checkpoint(cfg.get('load_from'))
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for path, dataset in _datasets(
-            loader.get('dataset'), f'{split}_dataloader.dataset'
-        ):
-            _check_dataset_files(path, dataset)
+        check_data(cfg, split)
 
 
 # --- Options ------------------------------------------------------------------------
@@ -210,43 +206,5 @@ def _check_tower_files(tower: dict, path: str) -> None:
 
 
 def _check_checkpoint(path: Optional[str]) -> None:
-    if path is not None and _is_local(path) and not Path(path).is_file():
+    if path is not None and is_local(path) and not Path(path).is_file():
         raise ConfigError(f'checkpoint {path!r}: there is no such file')
-
-
-def _datasets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """Find the datasets in a dataloader's, which may be wrapped or joined."""
-    if isinstance(node, (list, tuple)):
-        for i, child in enumerate(node):
-            yield from _datasets(child, f'{path}.{i}')
-    elif isinstance(node, dict):
-        if 'ann_file' in node:
-            yield path, node
-        for key in ('dataset', 'datasets'):
-            yield from _datasets(node.get(key), f'{path}.{key}')
-
-
-def _check_dataset_files(path: str, dataset: dict) -> None:
-    """Look for the annotation file and the folders, joined as ``BaseDataset`` does."""
-    data_root = dataset.get('data_root') or ''
-    remedy = (
-        f'prepare the data set (tools/data), or change {path}.ann_file, data_root or '
-        f'data_prefix (data_root is {data_root!r})'
-    )
-    ann_file = dataset['ann_file']
-    if isinstance(ann_file, str) and ann_file and _is_local(data_root, ann_file):
-        file = Path(data_root, ann_file)
-        if not file.is_file():
-            raise ConfigError(f"{path}.ann_file: there is no file '{file}'; {remedy}")
-    for key, prefix in (dataset.get('data_prefix') or {}).items():
-        if isinstance(prefix, str) and prefix and _is_local(data_root, prefix):
-            folder = Path(data_root, prefix)
-            if not folder.is_dir():
-                raise ConfigError(
-                    f"{path}.data_prefix.{key}: there is no folder '{folder}'; {remedy}"
-                )
-
-
-def _is_local(*paths: str) -> bool:
-    """Tell paths from addresses such as 's3://...'; one letter is a Windows drive."""
-    return not any(re.match(r'[\w-]{2,}:', path) for path in paths)

@@ -27,9 +27,10 @@ class Decoder(NamedTuple):
 
 
 DECODERS = {
-    'decord': Decoder('DecordInit', 'DecordDecode', 'decord'),
+    'decord': Decoder('CheckedDecordInit', 'DecordDecode', 'decord'),
     'PyAV': Decoder('PyAVInit', 'PyAVDecode', 'av'),
 }
+OPENERS = {'DecordInit', *(decoder.init for decoder in DECODERS.values())}
 AS_CONFIGURED = 'as configured'
 
 
@@ -101,7 +102,7 @@ def redecode(node: Any, decoder: Decoder) -> Any:
     if not isinstance(node, dict):
         return node
     kind = str(node.get('type')).split('.')[-1]
-    if kind in {d.init for d in DECODERS.values()}:
+    if kind in OPENERS:
         return _keep(node, decoder.init, 'io_backend')
     if kind in {d.decode for d in DECODERS.values()}:
         return _keep(node, decoder.decode, 'mode')

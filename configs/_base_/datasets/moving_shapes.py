@@ -12,7 +12,7 @@ pack = [
     dict(type='PackActionInputs'),
 ]
 train_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len=num_frames),
     dict(type='DecordDecode'),
     dict(type='Flip', flip_ratio=0.5, flip_label_map=left_right),
@@ -22,7 +22,7 @@ train_pipeline = [
     *pack,
 ]
 val_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
     dict(type='DecordDecode'),
     *pack,
@@ -35,7 +35,7 @@ train_dataloader = dict(
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
-        type='VideoDataset',
+        type='CheckedVideoDataset',
         data_root=data_root,
         ann_file='train.txt',
         data_prefix=data_prefix,
@@ -48,7 +48,7 @@ val_dataloader = dict(
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='VideoDataset',
+        type='CheckedVideoDataset',
         data_root=data_root,
         ann_file='val.txt',
         data_prefix=data_prefix,

@@ -9,7 +9,7 @@ pack = [
 sideways = {'left': 'right', 'right': 'left'}
 upside_down = {'up': 'down', 'down': 'up', 'upper': 'lower', 'lower': 'upper'}
 train_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len={{_base_.num_frames}}),
     dict(type='DecordDecode'),
     dict(type='Flip', flip_ratio=0.5),
@@ -19,7 +19,7 @@ train_pipeline = [
     *pack,
 ]
 val_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len={{_base_.num_frames}}, test_mode=True),
     dict(type='DecordDecode'),
     *pack,

@@ -4,7 +4,7 @@ num_frames = 12
 image_size = 224
 
 load_train = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len=num_frames),
     dict(type='DecordDecode'),
     dict(type='Resize', scale=(-1, 256)),
@@ -17,7 +17,7 @@ pack = [
 ]
 train_pipeline = [*load_train, dict(type='Flip', flip_ratio=0.5), *pack]
 val_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
     dict(type='DecordDecode'),
     dict(type='Resize', scale=(-1, 256)),
@@ -31,14 +31,14 @@ train_dataloader = dict(
     persistent_workers=False,  # seeded anew every epoch, see ReseedHook
     worker_init_fn=dict(type='seed_worker'),
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='VideoDataset', pipeline=train_pipeline),
+    dataset=dict(type='CheckedVideoDataset', pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=16,
     num_workers=8,
     persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='VideoDataset', pipeline=val_pipeline, test_mode=True),
+    dataset=dict(type='CheckedVideoDataset', pipeline=val_pipeline, test_mode=True),
 )
 test_dataloader = val_dataloader
 

@@ -12,14 +12,14 @@ crop = [
 ]
 pack = dict(type='PackActionInputs', collect_keys=('imgs', 'text'))
 train_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len=num_frames),
     *crop,
     dict(type='CaptionTokenize', max_tokens=max_tokens),
     pack,
 ]
 val_pipeline = [
-    dict(type='DecordInit'),
+    dict(type='CheckedDecordInit'),
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
     *crop,
     dict(type='CaptionTokenize', max_tokens=max_tokens),

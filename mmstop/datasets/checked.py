@@ -1,0 +1,124 @@
+"""Data sets that never replace, repeat or leave out a video in silence."""
+
+import warnings
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from mmaction.datasets import BaseActionDataset
+
+from mmstop.registry import DATASETS
+
+from .labels import load_labels
+from .videos import VideoError, explain
+
+__all__ = ['CheckedDataset', 'CheckedVideoDataset']
+
+
+class CheckedDataset(BaseActionDataset):
+    """Say which video cannot be used, where it is listed and why.
+
+    What replaces a video is the next one in the annotation file, so that a resumed run
+    meets the same videos as an undisturbed one. The item that it becomes carries what
+    was lost in ``data_samples.lost_videos``, where ``BadVideoHook`` counts it.
+
+    Args:
+        ann_file: path of the annotation file, below ``data_root``.
+        on_error: 'raise' stops at the first video that cannot be used, 'skip' warns and
+            takes the next one instead. In testing there is 'raise' only: without
+            some of its videos a metric is another metric.
+        max_refetch: after how many bad videos in a row to stop nevertheless.
+        **kwargs: those of MMAction2's ``BaseActionDataset``: ``pipeline``,
+            ``data_root``, ``data_prefix=dict(video=...)``, ``test_mode``, ...
+
+    Raises:
+        ValueError: ``on_error`` is neither, or 'skip' in testing.
+        VideoError: on use, a video cannot be used and may not be skipped.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        on_error: str = 'raise',
+        max_refetch: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        if on_error not in ('raise', 'skip'):
+            raise ValueError(f"on_error={on_error!r}, expected 'raise' or 'skip'")
+        if on_error == 'skip' and kwargs.get('test_mode'):
+            raise ValueError(
+                "on_error='skip' is for training: a metric without some of the videos "
+                "is another metric. Set on_error='raise', and take bad videos out of "
+                'the annotation file (tools/analysis/check_videos.py --write-clean)'
+            )
+        self.on_error = on_error
+        super().__init__(ann_file, max_refetch=max_refetch, **kwargs)
+
+    @abstractmethod
+    def entry(self, info: dict) -> str:
+        """Say where in the annotation file an item stands."""
+
+    def __getitem__(self, idx: int) -> dict:
+        lost: dict[str, str] = {}  # by file: a video may have several items
+        for i in range(idx, idx + len(self)):
+            info = self.get_data_info(i % len(self))
+            name, entry = info['filename'], self.entry(info)
+            if name in lost:
+                continue
+            try:
+                item = self.pipeline(info)
+                if item is None:
+                    raise VideoError('the pipeline gave nothing for it')
+            except Exception as error:
+                lost[name] = f'{name} ({entry} of {self.ann_file}): {explain(error)}'
+                if self.on_error == 'raise':
+                    raise VideoError(
+                        f'{lost[name]}. Mend it or take it out of the annotation file; '
+                        f'tools/analysis/check_videos.py finds all such videos'
+                    ) from error
+                warnings.warn(f'skipped {lost[name]}', stacklevel=2)
+                if len(lost) > self.max_refetch:
+                    break
+                continue
+            if lost:
+                item['data_samples'].set_metainfo({'lost_videos': [*lost.values()]})
+            return item
+        raise VideoError(
+            f'{len(lost)} videos in a row cannot be used, too many to skip:\n'
+            + '\n'.join(lost.values())
+        )
+
+
+@DATASETS.register_module()
+class CheckedVideoDataset(CheckedDataset):
+    """Read videos and labels from a list, as MMAction2's ``VideoDataset`` does.
+
+    Args:
+        ann_file: path of the list, below ``data_root``; a line is a path and a label,
+            or with ``multi_class=True`` several.
+        delimiter: what stands between path and label.
+        **kwargs: those of :class:`CheckedDataset` and of MMAction2's
+            ``BaseActionDataset``: ``on_error``, ``pipeline``, ``data_root``,
+            ``data_prefix=dict(video=...)``, ``test_mode``, ``multi_class``, ...
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        AnnotationError: the list or a line of it is at fault.
+    """
+
+    def __init__(self, ann_file: str, delimiter: str = ' ', **kwargs: Any) -> None:
+        self.delimiter = delimiter
+        super().__init__(ann_file, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the videos in file order."""
+        folder = self.data_prefix.get('video', '')
+        return [
+            dict(filename=str(Path(folder, name)), label=label, line=line)
+            for name, label, line in load_labels(
+                self.ann_file, self.delimiter, self.multi_class, self.test_mode
+            )
+        ]
+
+    def entry(self, info: dict) -> str:
+        return f'line {info["line"]}'

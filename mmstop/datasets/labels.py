@@ -1,0 +1,143 @@
+"""Lists of videos in MMAction2's form: a line is a path and a label, 'a/b.mp4 3'."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Optional, Union
+
+from mmengine.fileio import get_text
+
+from .captions import AnnotationError
+
+__all__ = ['Labelled', 'load_labels']
+
+DELIMITERS = {' ': 'a blank', ',': 'a comma', '\t': 'a tabulator', ';': 'a semicolon'}
+
+
+class Labelled(NamedTuple):
+    """A line of a list."""
+
+    filename: str
+    label: Union[int, list[int]]  # -1 where there is none, a list for several classes
+    line: int  # counted from 1
+
+
+def load_labels(
+    path: Union[str, Path],
+    delimiter: str = ' ',
+    multi_class: bool = False,
+    unlabelled: bool = False,
+) -> list[Labelled]:
+    """Read videos and labels in file order.
+
+    Byte order marks, Windows' line ends, empty lines and, with one label a line, paths
+    with blanks are understood.
+
+    Args:
+        delimiter: what stands between path and label.
+        multi_class: a line has any number of labels, and the path no delimiter.
+        unlabelled: a list without any label is allowed; all labels are -1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: the file or a line of it is at fault.
+    """
+    try:
+        text = get_text(path, encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
+    lines = [
+        (number, line.strip())
+        for number, line in enumerate(text.split('\n'), 1)
+        if line.strip()
+    ]
+    if not lines:
+        raise AnnotationError(f'{path}: it has no videos')
+    if unlabelled and not any(_labelled_by(line, delimiter) for _, line in lines):
+        entries = [Labelled(line, [] if multi_class else -1, n) for n, line in lines]
+    else:
+        parse = _parse_several if multi_class else _parse_one
+        entries = [_parse(path, n, line, delimiter, parse) for n, line in lines]
+        if not any(entry.label != [] for entry in entries):
+            raise AnnotationError(
+                f'{path}: no line has a label after {_name(delimiter)}'
+                f'{_other(lines[0][1], delimiter)}'
+            )
+    _check_unique(path, entries)
+    return entries
+
+
+Fields = tuple[str, Union[None, int, list[int]]]
+
+
+def _parse(
+    path: Union[str, Path],
+    number: int,
+    line: str,
+    delimiter: str,
+    parse: Callable[[str, str], Fields],
+) -> Labelled:
+    """Read a line, in which a label that is None is none."""
+    filename, label = parse(line, delimiter)
+    if label is None:
+        raise AnnotationError(
+            f'{path}, line {number}: {line!r} is not a path, {_name(delimiter)} and a '
+            f'label, a number from 0 on{_other(line, delimiter)}'
+        )
+    lowest = min(label, default=0) if isinstance(label, list) else label
+    if lowest < 0:
+        raise AnnotationError(
+            f'{path}, line {number}: {line!r} has the label {lowest}; labels are '
+            f'counted from 0, so correct or remove the line'
+        )
+    return Labelled(filename, label, number)
+
+
+def _parse_one(line: str, delimiter: str) -> Fields:
+    filename, _, field = line.rpartition(delimiter)
+    return filename.strip(), _as_label(field) if filename else None
+
+
+def _parse_several(line: str, delimiter: str) -> Fields:
+    filename, *fields = line.split(delimiter)
+    labels = [_as_label(field) for field in fields]
+    known = [label for label in labels if label is not None]
+    return filename, known if len(known) == len(labels) else None
+
+
+def _as_label(field: str) -> Optional[int]:
+    try:
+        return int(field)
+    except ValueError:
+        return None
+
+
+def _labelled_by(line: str, delimiter: str) -> list[str]:
+    """List the delimiters after which a line has a label, the expected one first."""
+    return [
+        d
+        for d in dict.fromkeys([delimiter, *DELIMITERS])
+        if _parse_one(line, d)[1] is not None
+    ]
+
+
+def _other(line: str, delimiter: str) -> str:
+    """Suggest the delimiter that the line seems to have."""
+    for other in _labelled_by(line, delimiter):
+        if other != delimiter:
+            return f'. It has {_name(other)}: set delimiter={other!r} in the data set'
+    return ''
+
+
+def _name(delimiter: str) -> str:
+    return DELIMITERS.get(delimiter, repr(delimiter))
+
+
+def _check_unique(path: Union[str, Path], entries: list[Labelled]) -> None:
+    first: dict[str, int] = {}
+    for filename, _, line in entries:
+        if filename in first:
+            raise AnnotationError(
+                f'{path}: lines {first[filename]} and {line} both name {filename!r}; '
+                f'remove one of them'
+            )
+        first[filename] = line

@@ -1,0 +1,202 @@
+"""Early checks of the data that a config names, before anything is built."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+from mmaction.datasets import VideoDataset
+from mmengine import registry as root
+from mmengine.config import Config
+
+from mmstop.datasets import (
+    AnnotationError,
+    CheckedVideoDataset,
+    VideoCaptionDataset,
+    load_captions,
+    load_classes,
+    load_labels,
+)
+from mmstop.datasets.videos import with_suffix
+
+from .schema import ConfigError, Place, target_at, top
+
+__all__ = ['Listed', 'Listing', 'check_data', 'is_local', 'listings']
+
+LOOKED_FOR = 16  # videos of a list; looking for all takes minutes on a network disk
+
+
+class Listed(NamedTuple):
+    """A video in an annotation file."""
+
+    path: str
+    entry: Union[int, str]  # its line, or its key in a JSON file
+    labels: list[int]  # one, several or none
+
+
+class Listing(NamedTuple):
+    """A data set of a config, and where its files are."""
+
+    where: str  # in the config
+    node: dict
+    kind: Any  # its class
+    ann_file: Path
+    folder: Path
+
+    def videos(self) -> Optional[list[Listed]]:
+        """Read the annotation file; None where its form is not known.
+
+        Raises:
+            AnnotationError: the file is at fault.
+        """
+        if not isinstance(self.kind, type):
+            return None
+        if issubclass(self.kind, VideoCaptionDataset):
+            names = load_captions(self.ann_file)
+            return [Listed(self._path(name), name, []) for name in names]
+        if issubclass(self.kind, (CheckedVideoDataset, VideoDataset)):
+            entries = load_labels(
+                self.ann_file,
+                self.node.get('delimiter', ' '),
+                self.node.get('multi_class', False),
+                self.node.get('test_mode', False),
+            )
+            return [
+                Listed(
+                    self._path(name),
+                    line,
+                    label if isinstance(label, list) else [label],
+                )
+                for name, label, line in entries
+            ]
+        return None
+
+    def _path(self, name: str) -> str:
+        return with_suffix(str(self.folder / name))
+
+
+def listings(cfg: Config, split: str) -> Iterator[Listing]:
+    """Find the data sets of a split whose annotation files lie on a disk.
+
+    Raises:
+        ConfigError: there is no such annotation file or folder.
+    """
+    where = f'{split}_dataloader.dataset'
+    loader = cfg.get(f'{split}_dataloader') or {}
+    for path, node in _datasets(loader.get('dataset'), where):
+        _check_files(path, node)
+        data_root, ann_file = node.get('data_root') or '', node['ann_file']
+        prefix = (node.get('data_prefix') or {}).get('video', '')
+        if ann_file and is_local(data_root, ann_file, prefix):
+            kind = target_at(node, Place(path, root.DATASETS, top(cfg).scope))
+            ann_file, folder = Path(data_root, ann_file), Path(data_root, prefix)
+            yield Listing(path, node, kind, ann_file, folder)
+
+
+def check_data(cfg: Config, split: str) -> None:
+    """Read the annotation files of a split and look for some of its videos.
+
+    Raises:
+        ConfigError: the first fault found.
+    """
+    for listing in listings(cfg, split):
+        try:
+            videos = listing.videos()
+            if videos is None:
+                continue
+            _check_classes(cfg, listing, videos)
+        except AnnotationError as error:
+            raise ConfigError(f'{listing.where}: {error}') from error
+        _look_for(listing, videos)
+
+
+def _datasets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Find the datasets in a dataloader's, which may be wrapped or joined."""
+    if isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from _datasets(child, f'{path}.{i}')
+    elif isinstance(node, dict):
+        if isinstance(node.get('ann_file'), str):
+            yield path, node
+        for key in ('dataset', 'datasets'):
+            yield from _datasets(node.get(key), f'{path}.{key}')
+
+
+def _check_files(path: str, dataset: dict) -> None:
+    """Look for the annotation file and the folders, joined as ``BaseDataset`` does."""
+    data_root = dataset.get('data_root') or ''
+    remedy = (
+        f'prepare the data set (tools/data), or change {path}.ann_file, data_root or '
+        f'data_prefix (data_root is {data_root!r})'
+    )
+    ann_file = dataset['ann_file']
+    if ann_file and is_local(data_root, ann_file):
+        file = Path(data_root, ann_file)
+        if not file.is_file():
+            raise ConfigError(f"{path}.ann_file: there is no file '{file}'; {remedy}")
+    for key, prefix in (dataset.get('data_prefix') or {}).items():
+        if isinstance(prefix, str) and prefix and is_local(data_root, prefix):
+            folder = Path(data_root, prefix)
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"{path}.data_prefix.{key}: there is no folder '{folder}'; {remedy}"
+                )
+
+
+def _check_classes(cfg: Config, listing: Listing, videos: list[Listed]) -> None:
+    """Compare the labels of a list with the classes of the model, where both exist."""
+    num_classes = _num_classes(cfg)
+    labelled = [video for video in videos if video.labels]
+    if num_classes is None or not labelled:
+        return
+    own = listing.node.get('num_classes')
+    if listing.node.get('multi_class') and own != num_classes:
+        raise ConfigError(
+            f'{listing.where}.num_classes is {own}, but the model has {num_classes} '
+            f'classes; set it to {num_classes}'
+        )
+    _, line, labels = last = max(labelled, key=lambda video: max(video.labels))
+    highest = max(labels)
+    if highest >= num_classes:
+        raise ConfigError(
+            f'{listing.where}: line {line} of {listing.ann_file} has the label '
+            f'{highest} ({last.path!r}), but the model has {num_classes} classes, from '
+            f'0 to {num_classes - 1}. Correct the line, count labels from 0, or give '
+            f'the model the classes of this data set'
+        )
+    if highest < num_classes - 1 and not listing.node.get('test_mode'):
+        warnings.warn(
+            f'{listing.ann_file}: the highest label is {highest}, but the model has '
+            f'{num_classes} classes; are they the classes of this data set?',
+            stacklevel=2,
+        )
+
+
+def _num_classes(cfg: Config) -> Optional[int]:
+    head = (cfg.get('model') or {}).get('cls_head') or {}
+    if 'classes' not in head:
+        return head.get('num_classes')
+    try:
+        return len(load_classes(head['classes']))
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f'model.cls_head.classes: {error}') from None
+
+
+def _look_for(listing: Listing, videos: list[Listed]) -> None:
+    """Look for a few videos all over the list, so that a wrong folder shows at once."""
+    some = videos[:: max(1, len(videos) // LOOKED_FOR)]
+    missing = [video for video in some if not Path(video.path).exists()]
+    if len(missing) > (len(some) - 1 if listing.node.get('on_error') == 'skip' else 0):
+        path, entry, _ = missing[0]
+        raise ConfigError(
+            f'{listing.where}: there is no file {path!r} (entry {entry!r} of '
+            f'{listing.ann_file}); {len(missing)} of {len(some)} files looked for are '
+            f'missing. Correct data_root or data_prefix, or complete the data set; '
+            f'tools/analysis/check_videos.py finds all such videos'
+        )
+
+
+def is_local(*paths: str) -> bool:
+    """Tell paths from addresses such as 's3://...'; one letter is a Windows drive."""
+    return not any(re.match(r'[\w-]{2,}:', path) for path in paths)

@@ -1,0 +1,193 @@
+"""Annotation files: what is understood, and one error before anything is built."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from tiny_run import tiny_config, write_tiny_retrieval, write_tiny_run
+
+from mmstop.datasets import AnnotationError, load_labels
+from mmstop.engine.checks import ConfigError, check_config, load_config
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(content, **options):
+        path = tmp_path / 'list.txt'
+        path.write_bytes(
+            content if isinstance(content, bytes) else content.encode('utf-8')
+        )
+        return [tuple(entry) for entry in load_labels(path, **options)]
+
+    return read
+
+
+def test_what_editors_leave_behind_is_understood(read):
+    plain = [('a.mp4', 1, 1), ('b/c.mp4', 2, 2)]
+    for content in (
+        'a.mp4 1\nb/c.mp4 2',
+        'a.mp4 1\r\nb/c.mp4 2\r\n',
+        '\ufeffa.mp4 1\nb/c.mp4 2\n\n',
+        ' a.mp4  1 \nb/c.mp4 2',
+    ):
+        assert read(content) == plain
+    assert read('a.mp4 1\n\nb.mp4 2') == [('a.mp4', 1, 1), ('b.mp4', 2, 3)]
+    assert read('my video.mp4 1\n/x/ü.mp4 0') == [
+        ('my video.mp4', 1, 1),
+        ('/x/ü.mp4', 0, 2),
+    ]
+    assert read('a b.mp4,1', delimiter=',') == [('a b.mp4', 1, 1)]
+
+
+def test_several_labels_a_line(read):
+    several = read('a.mp4 1 3\nb.mp4\nc.mp4 2', multi_class=True)
+    assert several == [('a.mp4', [1, 3], 1), ('b.mp4', [], 2), ('c.mp4', [2], 3)]
+
+
+def test_list_without_labels_is_for_testing(read):
+    assert read('a b.mp4\nc.mp4', unlabelled=True) == [
+        ('a b.mp4', -1, 1),
+        ('c.mp4', -1, 2),
+    ]
+    assert read('a.mp4', unlabelled=True, multi_class=True) == [('a.mp4', [], 1)]
+
+
+BAD_LISTS = {
+    'empty': ('\n \n', {}, 'it has no videos'),
+    'binary': (b'\xff\xfe\x00a', {}, 'not UTF-8'),
+    'comma': ('a.mp4,3', {}, "line 1: 'a.mp4,3' is not .*a comma: set delimiter=','"),
+    'tabulator': ('a\t3', {}, r"line 1: .* a tabulator: set delimiter='\\t'"),
+    'comma_in_testing': ('a.mp4,3', dict(unlabelled=True), "set delimiter=','"),
+    'no_label': ('a.mp4 1\nb.mp4', {}, "line 2: 'b.mp4' is not a path, a blank and a"),
+    'no_name': ('a.mp4 1\n\n7', {}, "line 3: '7' is not a path"),
+    'one_has_none': ('a.mp4 1\nb', dict(unlabelled=True), "line 2: 'b' is not a path"),
+    'negative': ('a.mp4 -1', {}, "line 1: 'a.mp4 -1' has the label -1; labels are co"),
+    'twice': ('a 1\nb 1\na 2', {}, "lines 1 and 3 both name 'a'; remove one"),
+    'several_words': ('a b c 1', dict(multi_class=True), "line 1: 'a b c 1' is not a"),
+    'several_negative': ('a 1 -2', dict(multi_class=True), 'has the label -2'),
+    'several_comma': ('a,1', dict(multi_class=True), "no line has .* delimiter=','"),
+}
+
+
+@pytest.mark.parametrize('case', BAD_LISTS)
+def test_bad_line_is_named(case, read):
+    content, options, message = BAD_LISTS[case]
+    with pytest.raises(AnnotationError, match=rf'list\.txt.*{message}'):
+        read(content, **options)
+
+
+def test_dataset_gives_the_model_what_mmaction2s_does(tmp_path):
+    write_tiny_run(tmp_path)
+    (tmp_path / 'several.txt').write_text('a/red.mp4 0 2\nb/red.mp4 1')
+    for ann_file, options in (
+        ('train.txt', {}),
+        ('several.txt', dict(multi_class=True, num_classes=3)),
+    ):
+        config = tiny_config(tmp_path)['test_dataloader']['dataset']
+        config.update(ann_file=ann_file, **options)
+        with DefaultScope.overwrite_default_scope('mmaction'):
+            ours = DATASETS.build(config)
+            theirs = DATASETS.build(dict(config, type='VideoDataset'))
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs):
+            assert torch.equal(mine['inputs'], other['inputs'])
+            label, expected = (s['data_samples'].gt_label for s in (mine, other))
+            assert torch.equal(label, expected)
+
+
+# --- Before anything is built -------------------------------------------------------
+
+DATA = 'train_dataloader.dataset'
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    return write_tiny_run(tmp_path_factory.mktemp('lists'))
+
+
+def check(config, options, splits=('train', 'val', 'test')):
+    check_config(load_config(str(config), options), splits)
+
+
+FAULTS = {
+    'label_of_no_class': (
+        'a/red.mp4 0\nb/red.mp4 3',
+        {},
+        r"line 2 of \S+/case.txt has the label 3 \('\S+/b/red.mp4'\), but the model "
+        r'has 3 classes, from 0 to 2',
+    ),
+    'faulty_line': ('a/red.mp4,0', {}, r"case.txt, line 1: .*set delimiter=','"),
+    'classes_that_are_nowhere': (
+        'a/red.mp4 0',
+        {'model.cls_head.classes': 'ucf102'},
+        "model.cls_head.classes: classes='ucf102' is neither .* did you mean 'ucf101'",
+    ),
+    'missing_video': (
+        'a/red.mp4 0\na/rde.mp4 2',
+        {},
+        r"no file '\S+/videos/a/rde.mp4' \(entry 2 of \S+\); 1 of 2 files looked for",
+    ),
+    'several_labels_of_no_class': (
+        'a/red.mp4 0 1 3\nb/red.mp4 2',
+        {f'{DATA}.multi_class': True, f'{DATA}.num_classes': 3},
+        'line 1 of .* has the label 3',
+    ),
+    'several_labels_of_fewer_classes': (
+        'a/red.mp4 0 1',
+        {f'{DATA}.multi_class': True, f'{DATA}.num_classes': 2},
+        'dataset.num_classes is 2, but the model has 3 classes; set it to 3',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', FAULTS)
+@pytest.mark.parametrize('kind', ['CheckedVideoDataset', 'VideoDataset'])
+def test_fault_is_found_before_anything_is_built(case, kind, config):
+    lines, options, message = FAULTS[case]
+    (config.parent / 'case.txt').write_text(lines)
+    options = {f'{DATA}.ann_file': 'case.txt', f'{DATA}.type': kind, **options}
+    with pytest.raises(ConfigError, match=message):
+        check(config, options)
+
+
+def test_list_of_more_classes_is_doubted(config):
+    (config.parent / 'few.txt').write_text('a/red.mp4 0\na/green.mp4 1')
+    with pytest.warns(
+        UserWarning, match='highest label is 1, but the model has 3 class'
+    ):
+        check(config, {f'{DATA}.ann_file': 'few.txt'})
+
+
+def test_missing_video_may_be_skipped_but_not_all(config):
+    (config.parent / 'some.txt').write_text('a/red.mp4 0\nno.mp4 2')
+    skip = {f'{DATA}.on_error': 'skip', f'{DATA}.ann_file': 'some.txt'}
+    check(config, skip)
+    with pytest.raises(ConfigError, match='2 of 2 files looked for are missing'):
+        check(config, {**skip, f'{DATA}.data_prefix.video': ''})
+
+
+def test_captions_and_their_videos_are_checked_early(tmp_path):
+    config = write_tiny_retrieval(tmp_path)
+    check(config, {})
+    (tmp_path / 'x.json').write_text(json.dumps({'a/red.mp4': []}))
+    option = 'test_dataloader.dataset.ann_file'
+    with pytest.raises(
+        ConfigError, match=r"x.json: 'a/red.mp4' has \[\], expected a li"
+    ):
+        check(config, {option: 'x.json'})
+    (tmp_path / 'x.json').write_text(json.dumps({'a/no.mp4': ['a caption']}))
+    with pytest.raises(
+        ConfigError, match=r"no file '\S+/a/no.mp4' \(entry 'a/no.mp4' of"
+    ):
+        check(config, {option: 'x.json'})
+
+
+def test_wrapped_data_sets_are_checked(config):
+    cfg = Config.fromfile(config)
+    (config.parent / 'bad.txt').write_text('a/red.mp4 9')
+    inner = dict(cfg.train_dataloader.dataset, ann_file='bad.txt')
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', dataset=inner, times=2)
+    with pytest.raises(ConfigError, match='dataset.dataset: line 1 .* has the label 9'):
+        check_config(cfg, ['train'])

@@ -1,0 +1,157 @@
+"""Try every video of a config's data sets and list those that cannot be used.
+
+    python tools/analysis/check_videos.py CONFIG --out bad.txt --write-clean
+
+A line of --out is a video, its annotation file, its line or key in it and the cause,
+between tabulators. Videos are decoded in processes of their own, which may hang or
+crash. The exit status is 1 if there are bad videos and 2 if nothing could be tried.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from mmengine.config import Config, DictAction
+from tqdm import tqdm
+
+import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
+from mmstop.datasets import AnnotationError, load_captions
+from mmstop.datasets.sandbox import try_videos
+from mmstop.datasets.videos import check_video
+from mmstop.engine.checks import ConfigError, load_config
+from mmstop.engine.data_checks import Listed, listings
+
+
+class Bad(NamedTuple):
+    """A video that cannot be used."""
+
+    video: Listed
+    cause: str
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('config', help='config file')
+    add(
+        '--split',
+        nargs='+',
+        choices=['train', 'val', 'test'],
+        default=['train', 'val', 'test'],
+        help='whose videos to try (default: all)',
+    )
+    add('--workers', type=int, default=os.cpu_count(), help='processes that decode')
+    add('--timeout', type=float, default=300, help='seconds that a video may take')
+    add(
+        '--decode',
+        choices=['full', 'sample'],
+        default='sample',
+        help='all frames, strictly (needs PyAV), or twelve of a video (default)',
+    )
+    add('--out', type=Path, metavar='FILE', help='write the bad videos into this file')
+    add(
+        '--write-clean',
+        action='store_true',
+        help='write annotation files without the bad videos: x_clean.txt beside x.txt',
+    )
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config: train_dataloader.dataset.data_root=data/mine',
+    )
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f'--workers {args.workers}: it is at least 1')
+    if args.decode == 'full' and not find_spec('av'):
+        parser.error('--decode full needs PyAV: pip install av')
+    return args
+
+
+def read_lists(cfg: Config, splits: Sequence[str]) -> dict[Path, list[Listed]]:
+    """Read the annotation files of the splits, each once.
+
+    Raises:
+        AnnotationError: a file is at fault.
+        ConfigError: a file or a folder is missing, or there is nothing to read.
+    """
+    lists: dict[Path, list[Listed]] = {}
+    for split in splits:
+        for listing in listings(cfg, split):
+            if listing.ann_file in lists:
+                continue
+            videos = listing.videos()
+            if videos is None:
+                raise ConfigError(
+                    f'{listing.where}: cannot read the lists of a {listing.kind}'
+                )
+            lists[listing.ann_file] = videos
+    if not lists:
+        raise ConfigError(f'{cfg.filename} has no videos for {" and ".join(splits)}')
+    return lists
+
+
+def find_bad(
+    lists: dict[Path, list[Listed]], full: bool, workers: int, timeout: float
+) -> dict[Path, list[Bad]]:
+    """Try all videos, those in several lists once: the bad ones of each list."""
+    paths = list(dict.fromkeys(v.path for videos in lists.values() for v in videos))
+    faults = try_videos(partial(check_video, full=full), paths, workers, timeout)
+    causes = dict(zip(paths, tqdm(faults, total=len(paths), unit='video')))
+    return {
+        ann_file: [Bad(v, cause) for v in videos if (cause := causes[v.path])]
+        for ann_file, videos in lists.items()
+    }
+
+
+def write_clean(ann_file: Path, bad: list[Bad]) -> Path:
+    """Copy an annotation file without the bad videos."""
+    path = ann_file.with_name(f'{ann_file.stem}_clean{ann_file.suffix}')
+    entries = {video.entry for video, _ in bad}
+    if all(isinstance(entry, int) for entry in entries):
+        lines = ann_file.read_bytes().split(b'\n')
+        kept = [line for n, line in enumerate(lines, 1) if n not in entries]
+        path.write_bytes(b'\n'.join(kept))
+    else:
+        captions = load_captions(ann_file)
+        kept = {name: c for name, c in captions.items() if name not in entries}
+        path.write_text(json.dumps(kept, ensure_ascii=False, indent=1), 'utf-8')
+    return path
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse_args(argv)
+    try:
+        cfg = load_config(args.config, args.cfg_options)
+        lists = read_lists(cfg, args.split)
+    except (AnnotationError, ConfigError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    bad = find_bad(lists, args.decode == 'full', args.workers, args.timeout)
+    rows = [
+        f'{video.path}\t{ann_file}\t{video.entry}\t{cause}'
+        for ann_file, found in bad.items()
+        for video, cause in found
+    ]
+    for row in rows:
+        print(row)
+    for ann_file, found in bad.items():
+        print(f'{ann_file}: {len(found)} of {len(lists[ann_file])} videos are bad')
+        if args.write_clean and 0 < len(found) < len(lists[ann_file]):
+            print(f'{write_clean(ann_file, found)}: the others')
+    if args.out:
+        args.out.write_text(''.join(f'{row}\n' for row in rows), 'utf-8')
+    return 1 if rows else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
