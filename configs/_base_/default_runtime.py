@@ -16,7 +16,11 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VideoVisualizationHook', enable=False),
 )
-custom_hooks = [dict(type='ModelInfoHook'), dict(type='ReseedHook')]
+custom_hooks = [
+    dict(type='ModelInfoHook'),
+    dict(type='ReseedHook'),
+    dict(type='FiniteHook', action='raise'),
+]
 
 randomness = dict(seed=0)
 env_cfg = dict(

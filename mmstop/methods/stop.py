@@ -211,7 +211,9 @@ class TemporalPrompter(nn.Module):
             patches, region = patches.repeat(1, 2, 1, 1), region.repeat(1, 2, 1)
         change = patches.diff(dim=1)  # Eq. 8
         variation = self._variation(change, patches, region[:, 1:])
-        count = (self.temporal_scale * variation.detach()).ceil().long()  # Eq. 11
+        # A NaN shows up in the loss, as a count it would be an index out of range.
+        share = variation.detach().nan_to_num(nan=1.0)
+        count = (self.temporal_scale * share).ceil().long()  # Eq. 11
         prompts = self._prompts(change, count)
         if self.gated:
             prompts = prompts * _pass_through(variation)[..., None]

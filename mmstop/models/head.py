@@ -55,9 +55,11 @@ class CLIPTextHead(BaseHead):
         self._cache: Optional[Tensor] = None
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Score features against the sentences: (B, E) -> (B, K)."""
+        """Score features against the sentences: (B, E) -> (B, K), at least float32."""
         scale = self.text.logit_scale.exp()
-        return scale * F.normalize(x, dim=-1) @ self._sentence_features(x.device).T
+        scores = scale * F.normalize(x, dim=-1) @ self._sentence_features(x.device).T
+        # MMAction2 measures accuracy with numpy, which has no bfloat16.
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def train(self, mode: bool = True) -> 'CLIPTextHead':
         if mode and self._learns():
