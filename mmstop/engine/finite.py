@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import HOOKS
 
 __all__ = ['FiniteHook']
@@ -51,11 +52,12 @@ class FiniteHook(Hook):
         FloatingPointError: in training; it names the videos.
     """
 
+    @typed
     def __init__(self, action: str = 'raise', max_skips: int = 20) -> None:
         if action not in ('raise', 'skip'):
-            raise ValueError(f"action={action!r} is unknown; say 'raise' or 'skip'")
+            raise ConfigError(f"action={action!r} is unknown; say 'raise' or 'skip'")
         if max_skips < 0:
-            raise ValueError(f'max_skips={max_skips} is negative; say 0 or more')
+            raise ConfigError(f'max_skips={max_skips} is negative; say 0 or more')
         self.action = action
         self.max_skips = max_skips
         self._batch: Any = None

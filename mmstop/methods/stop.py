@@ -14,6 +14,7 @@
   neighbours.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
 
@@ -269,6 +271,7 @@ class STOPCLIPViT(TunedTower):
         ValueError: an argument is out of its range.
     """
 
+    @typed
     def __init__(
         self,
         clip: dict = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai'),
@@ -408,11 +411,11 @@ def _init_last(layer: Any) -> None:
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown; say one of {choices}')
+        raise ConfigError(f'{name}={value!r} is unknown; say one of {choices}')
 
 
 def _check_range(
     name: str, value: float, low: float, high: float, why: str = 'its range'
 ) -> None:
-    if not low <= value <= high:
-        raise ValueError(f'{name}={value} is outside [{low}, {high}], {why}')
+    if not (low <= value <= high and math.isfinite(value)):
+        raise ConfigError(f'{name}={value} is outside [{low}, {high}], {why}')

@@ -9,6 +9,7 @@ from mmaction.models.heads import BaseHead
 from torch import Tensor
 
 from mmstop.datasets.classes import load_classes
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 
 __all__ = ['CLIPTextHead']
@@ -36,6 +37,7 @@ class CLIPTextHead(BaseHead):
             sentence is too long for the text tower.
     """
 
+    @typed
     def __init__(
         self,
         text: dict,
@@ -45,11 +47,12 @@ class CLIPTextHead(BaseHead):
     ) -> None:
         names = load_classes(classes)
         if '{}' not in template:
-            raise ValueError(f"template={template!r} has no '{{}}' for the class name")
+            raise ConfigError(f"template={template!r} has no '{{}}' for the class name")
         tower = MODELS.build(text)
         kwargs.setdefault('loss_cls', dict(type='mmaction.CrossEntropyLoss'))
         super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
         self.text = tower
+        self.classes = names
         self.sentences = [template.format(name) for name in names]
         self._tokens = tower.tokenize(self.sentences)  # (K, L)
         self._cache: Optional[Tensor] = None
