@@ -224,14 +224,15 @@ def _load_checkpoint(load: Callable, filename: str, *args: Any, **kwargs: Any) -
 
 
 def read_structure(path: str) -> Any:
-    """Read a local checkpoint but for its numbers: its tensors are on 'meta'.
+    """Read a local checkpoint, of today's files all but the numbers.
 
     Raises:
         CheckpointError: the file is damaged, no checkpoint, or not only data.
     """
 
     def read(path: str) -> Any:
-        return torch.load(path, map_location='meta', mmap=zipfile.is_zipfile(path))
+        skips = zipfile.is_zipfile(path)  # the old files are read in one piece
+        return torch.load(path, map_location='meta' if skips else 'cpu', mmap=skips)
 
     return _load_checkpoint(read, path)
 

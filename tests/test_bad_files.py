@@ -93,6 +93,14 @@ def test_weights_alone_are_not_resumed(config, tmp_path, capfd):
     assert_one_line(test_tool, [config, path], 'holds a list, expected a dict', capfd)
 
 
+def test_old_files_are_read_too(config, tmp_path):
+    path = tmp_path / 'old.pth'
+    content = {'state_dict': {'weight': torch.ones(3)}}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    arguments = test_tool.parse_args([str(config), str(path)])
+    assert test_tool.read_config(arguments).load_from == str(path)
+
+
 def test_last_checkpoint_is_read_before_it_is_resumed(config, tmp_path, capfd):
     write_bad_file('truncated', tmp_path / 'epoch_1.pth')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))

@@ -70,7 +70,7 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
                 f'{key}: nothing reads this key; did you mean {near[0]!r}?'
             )
     start, resume = cfg.get('load_from'), bool(cfg.get('resume'))
-    if resume and start is None:
+    if resume and start is None and cfg.get('work_dir'):
         start = find_latest_checkpoint(cfg.work_dir)
     _check_checkpoint(start, resume)
     for split in splits:
