@@ -18,6 +18,7 @@ import pickle
 import pickletools
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -40,7 +41,7 @@ from mmengine.utils import digit_version
 from torch import distributed as torch_dist
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
-__all__ = ['CheckpointError', 'apply']
+__all__ = ['CheckpointError', 'apply', 'read_structure']
 
 
 @functools.cache
@@ -220,6 +221,20 @@ def _load_checkpoint(load: Callable, filename: str, *args: Any, **kwargs: Any) -
         if complaint is None:
             raise
     raise CheckpointError(f'{filename} {complaint}')
+
+
+def read_structure(path: str) -> Any:
+    """Read a local checkpoint, of today's files all but the numbers.
+
+    Raises:
+        CheckpointError: the file is damaged, no checkpoint, or not only data.
+    """
+
+    def read(path: str) -> Any:
+        skips = zipfile.is_zipfile(path)  # the old files are read in one piece
+        return torch.load(path, map_location='meta' if skips else 'cpu', mmap=skips)
+
+    return _load_checkpoint(read, path)
 
 
 @contextmanager

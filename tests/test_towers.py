@@ -258,7 +258,7 @@ def test_names_that_lead_nowhere(monkeypatch):
         raise OSError('no network')
 
     monkeypatch.setattr(open_clip, 'download_pretrained', no_network)
-    with pytest.raises(RuntimeError, match='no network.* give its path as weights='):
+    with pytest.raises(ValueError, match='no network.* give its path as weights='):
         MODELS.build(dict(type='CLIPViT', arch=B32, weights='openai'))
 
 

@@ -103,10 +103,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         if cfg.load_from is None:
             _check_untrained(runner)
+        runner.test()
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    runner.test()
     del runner
     end_process_group()
     return 0

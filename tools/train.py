@@ -128,11 +128,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
         cfg = read_config(args)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner.train()
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
     del runner
     end_process_group()
     return 0

@@ -19,6 +19,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='ModelInfoHook'),
     dict(type='ReseedHook'),
+    dict(type='FiniteHook', action='raise'),
     dict(type='BadVideoHook', max_bad=0.01),
 ]
 

@@ -5,6 +5,7 @@ import re
 import open_clip
 from mmcv.transforms import BaseTransform
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import TRANSFORMS
 from mmstop.towers.weights import resolve_arch
 
@@ -27,11 +28,12 @@ class CaptionTokenize(BaseTransform):
         ValueError: ``arch`` is unknown or ``max_tokens`` is out of its range.
     """
 
+    @typed
     def __init__(self, arch: str = 'ViT-B-32-quickgelu', max_tokens: int = 32) -> None:
         self.tokenizer = open_clip.get_tokenizer(resolve_arch(arch))
         room = self.tokenizer.context_length
         if not 3 <= max_tokens <= room:
-            raise ValueError(
+            raise ConfigError(
                 f'max_tokens={max_tokens}, expected 3 to {room}, the context length '
                 f'of {arch}'
             )
@@ -58,6 +60,7 @@ class MirrorCaption(BaseTransform):
         words: what each whole word, in lower case, becomes.
     """
 
+    @typed
     def __init__(self, words: dict[str, str]) -> None:
         self.words = dict(words)
         self.pattern = re.compile(rf'\b({"|".join(map(re.escape, words))})\b')

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
 
+from mmstop.compat import CheckpointError, read_structure
+from mmstop.errors import ConfigError
 from mmstop.towers import CLIPTower
 
 from .data_checks import check_data, is_local
@@ -21,7 +24,6 @@ from .schema import (
     PLAIN,
     RUNNER_KEYS,
     TYPED,
-    ConfigError,
     Place,
     arguments_at,
     enter,
@@ -67,7 +69,10 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
             raise ConfigError(
                 f'{key}: nothing reads this key; did you mean {near[0]!r}?'
             )
-    _check_checkpoint(cfg.get('load_from'))
+    start, resume = cfg.get('load_from'), bool(cfg.get('resume'))
+    if resume and start is None and cfg.get('work_dir'):
+        start = find_latest_checkpoint(cfg.work_dir)
+    _check_checkpoint(start, resume)
     for split in splits:
         check_data(cfg, split)
 
@@ -205,6 +210,25 @@ def _check_tower_files(tower: dict, path: str) -> None:
         )
 
 
-def _check_checkpoint(path: Optional[str]) -> None:
-    if path is not None and is_local(path) and not Path(path).is_file():
+def _check_checkpoint(path: Optional[str], resume: bool) -> None:
+    """Read what a checkpoint holds, but for the numbers, which takes no time."""
+    if path is None or not is_local(path):
+        return
+    if Path(path).is_dir():
+        raise ConfigError(f'checkpoint {path!r} is a folder; name a file in it')
+    if not Path(path).is_file():
         raise ConfigError(f'checkpoint {path!r}: there is no such file')
+    try:
+        content = read_structure(path)
+    except CheckpointError as error:
+        raise ConfigError(f'checkpoint {error}') from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f'checkpoint {path!r} holds a {type(content).__name__}, expected a dict of '
+            f"named tensors; save it as torch.save({{'state_dict': ...}}, path)"
+        )
+    if resume and not {'meta', 'message_hub'} <= content.keys():
+        raise ConfigError(
+            f'checkpoint {path!r} holds weights only, no run to resume; to start a new '
+            f'one from them say load_from={path!r} and resume=False'
+        )

@@ -14,6 +14,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmstop.errors import ConfigError
+from mmstop.models import CLIPTextHead
 from mmstop.registry import FUNCTIONS, HOOKS
 from mmstop.towers import CLIPTower
 
@@ -31,7 +33,8 @@ class TrainableCheckpointHook(CheckpointHook):
 
     Args:
         strict: raise where a checkpoint lacks a trainable parameter, has one that the
-            model does not know or of another shape. False is for transfer between
+            model does not know or of another shape, or was trained on other classes or
+            on the same in another order. False is for transfer between
             models: what does not fit is skipped, as MMEngine does.
         **kwargs: those of MMEngine's ``CheckpointHook``.
 
@@ -44,11 +47,12 @@ class TrainableCheckpointHook(CheckpointHook):
         self.strict = strict
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Drop the towers' frozen parameters, the averaged model's too."""
+        """Drop the towers' frozen parameters, and note the classes of text heads."""
         frozen = _frozen_in_towers(_unwrap(runner.model))
         for entry, prefix in (('state_dict', ''), ('ema_state_dict', 'module.')):
             for name in frozen:
                 checkpoint.get(entry, {}).pop(prefix + name, None)
+        checkpoint.setdefault('meta', {})['classes'] = _classes(_unwrap(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the model before anything is copied."""
@@ -61,6 +65,7 @@ class TrainableCheckpointHook(CheckpointHook):
             for name, value in state.items()
             if isinstance(value, torch.Tensor)
         }
+        classes, before = _classes(model), checkpoint.get('meta', {}).get('classes', {})
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
         faults = {
@@ -71,10 +76,16 @@ class TrainableCheckpointHook(CheckpointHook):
                 for name in own
                 if name in given and given[name] != own[name]
             ],
+            'was trained on other classes': [
+                f'{len(before[head])} in {head} ({before[head]}) instead of '
+                f'{len(classes[head])} ({classes[head]})'
+                for head in classes
+                if before.get(head, classes[head]) != classes[head]
+            ],
         }
         found = '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
         if found:
-            raise ValueError(
+            raise ConfigError(
                 f'checkpoint {runner._load_from or "of this run"} does not fit the '
                 f'model of this config: {found}. Use the config that it was trained '
                 f'with, or, to start from what fits, '
@@ -142,6 +153,12 @@ def _frozen_in_towers(model: nn.Module) -> list[str]:
         for name, parameter in tower.named_parameters()
         if not parameter.requires_grad
     ]
+
+
+def _classes(model: nn.Module) -> dict[str, list[str]]:
+    """List the classes of text heads, of which no parameter tells."""
+    modules = model.named_modules()
+    return {name: m.classes for name, m in modules if isinstance(m, CLIPTextHead)}
 
 
 @HOOKS.register_module()

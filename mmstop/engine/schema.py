@@ -21,6 +21,8 @@ from mmengine.runner import (
 )
 from torch.utils.data import DataLoader
 
+from mmstop.errors import ConfigError
+
 from .arguments import accepted_arguments
 
 __all__ = [
@@ -29,7 +31,6 @@ __all__ = [
     'PLAIN',
     'RUNNER_KEYS',
     'TYPED',
-    'ConfigError',
     'Place',
     'arguments_at',
     'enter',
@@ -37,10 +38,6 @@ __all__ = [
     'target_at',
     'top',
 ]
-
-
-class ConfigError(ValueError):
-    """A config, an option or a file that it names is at fault; the text says how."""
 
 
 # Top-level keys that somebody reads: arguments of the runner, and what it asks for.

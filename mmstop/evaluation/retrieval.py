@@ -18,6 +18,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import METRICS
 
 __all__ = ['VideoTextRetrieval', 'exact_ranks', 'ranks']
@@ -62,6 +63,7 @@ class VideoTextRetrieval(BaseMetric):
 
     default_prefix = 'retrieval'
 
+    @typed
     def __init__(
         self,
         dsl: bool = False,
@@ -75,9 +77,9 @@ class VideoTextRetrieval(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         for name in ('dsl_temperature', 'bank_beta'):
             if not locals()[name] > 0:
-                raise ValueError(f'{name}={locals()[name]}, expected more than 0')
+                raise ConfigError(f'{name}={locals()[name]}, expected more than 0')
         if features_out is not None and not features_out.endswith('.npz'):
-            raise ValueError(f'features_out={features_out!r}, its name ends in .npz')
+            raise ConfigError(f'features_out={features_out!r}, its name ends in .npz')
         self.dsl = dsl
         self.dsl_temperature = dsl_temperature
         self.bank_beta = bank_beta

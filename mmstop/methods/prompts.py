@@ -9,6 +9,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
 
@@ -33,13 +34,14 @@ class DeepPromptCLIPViT(TunedTower):
         ValueError: ``num_prompts`` is less than 1.
     """
 
+    @typed
     def __init__(
         self,
         clip: dict = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai'),
         num_prompts: int = 8,
     ) -> None:
         if num_prompts < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'num_prompts={num_prompts} leaves nothing to train; say at least 1, '
                 f"or type='CLIPViT' for frozen CLIP"
             )

@@ -14,6 +14,7 @@
   neighbours.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import TunedTower, at_least_float32
 
@@ -211,7 +213,9 @@ class TemporalPrompter(nn.Module):
             patches, region = patches.repeat(1, 2, 1, 1), region.repeat(1, 2, 1)
         change = patches.diff(dim=1)  # Eq. 8
         variation = self._variation(change, patches, region[:, 1:])
-        count = (self.temporal_scale * variation.detach()).ceil().long()  # Eq. 11
+        # A NaN shows up in the loss, as a count it would be an index out of range.
+        share = variation.detach().nan_to_num(nan=1.0)
+        count = (self.temporal_scale * share).ceil().long()  # Eq. 11
         prompts = self._prompts(change, count)
         if self.gated:
             prompts = prompts * _pass_through(variation)[..., None]
@@ -268,6 +272,7 @@ class STOPCLIPViT(TunedTower):
         ValueError: an argument is out of its range.
     """
 
+    @typed
     def __init__(
         self,
         clip: dict = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai'),
@@ -407,11 +412,11 @@ def _init_last(layer: Any) -> None:
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f'{name}={value!r} is unknown; say one of {choices}')
+        raise ConfigError(f'{name}={value!r} is unknown; say one of {choices}')
 
 
 def _check_range(
     name: str, value: float, low: float, high: float, why: str = 'its range'
 ) -> None:
-    if not low <= value <= high:
-        raise ValueError(f'{name}={value} is outside [{low}, {high}], {why}')
+    if not (low <= value <= high and math.isfinite(value)):
+        raise ConfigError(f'{name}={value} is outside [{low}, {high}], {why}')

@@ -9,6 +9,7 @@ from mmaction.models.heads import BaseHead
 from torch import Tensor
 
 from mmstop.datasets.classes import load_classes
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import at_least_float32
 
@@ -37,6 +38,7 @@ class CLIPTextHead(BaseHead):
             sentence is too long for the text tower.
     """
 
+    @typed
     def __init__(
         self,
         text: dict,
@@ -46,19 +48,22 @@ class CLIPTextHead(BaseHead):
     ) -> None:
         names = load_classes(classes)
         if '{}' not in template:
-            raise ValueError(f"template={template!r} has no '{{}}' for the class name")
+            raise ConfigError(f"template={template!r} has no '{{}}' for the class name")
         tower = MODELS.build(text)
         kwargs.setdefault('loss_cls', dict(type='mmaction.CrossEntropyLoss'))
         super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
         self.text = tower
+        self.classes = names
         self.sentences = [template.format(name) for name in names]
         self._tokens = tower.tokenize(self.sentences)  # (K, L)
         self._cache: Optional[Tensor] = None
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Score features against the sentences: (B, E) -> (B, K)."""
+        """Score features against the sentences: (B, E) -> (B, K), at least float32."""
         scale = self.text.logit_scale.exp()
-        return scale * F.normalize(x, dim=-1) @ self._sentence_features(x.device).T
+        scores = scale * F.normalize(x, dim=-1) @ self._sentence_features(x.device).T
+        # MMAction2 measures accuracy with numpy, which has no bfloat16.
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def train(self, mode: bool = True) -> 'CLIPTextHead':
         if mode and self._learns():

@@ -12,6 +12,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import at_least_float32
 
@@ -41,12 +42,13 @@ class CLIPRetriever(BaseModel):
             other than one caption; the mode is unknown.
     """
 
+    @typed
     def __init__(self, backbone: dict, text: dict, data_preprocessor: dict) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.backbone = MODELS.build(backbone)
         self.text = MODELS.build(text)
         if self.backbone.out_dim != self.text.out_dim:
-            raise ValueError(
+            raise ConfigError(
                 f'the video tower embeds in {self.backbone.out_dim} dimensions, the '
                 f'text tower in {self.text.out_dim}; give both the same architecture'
             )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 
 from .base import Tower, at_least_float32
@@ -48,6 +49,7 @@ class CLIPTower(Tower):
         FileNotFoundError: ``weights`` is neither a tag of ``arch`` nor a file.
     """
 
+    @typed
     def __init__(
         self, arch: str, weights: Optional[str], trainable: Optional[str] = None
     ) -> None:
@@ -77,7 +79,7 @@ class CLIPTower(Tower):
     def _freeze(self, trainable: Optional[str]) -> None:
         names = [name for name, _ in self.named_parameters()]
         if trainable is not None and not any(re.search(trainable, n) for n in names):
-            raise ValueError(
+            raise ConfigError(
                 f'trainable={trainable!r} matches no parameter of the {self.arch} '
                 f'{type(self).__name__}; names look like {names[:3]}'
             )
@@ -225,6 +227,7 @@ class CLIPViT(CLIPTower):
         ValueError: ``merge`` is negative or more than half of the patches.
     """
 
+    @typed
     def __init__(
         self,
         arch: str,
@@ -236,7 +239,7 @@ class CLIPViT(CLIPTower):
         super().__init__(arch, weights, trainable)
         most = self.grid[0] * self.grid[1] // 2
         if not 0 <= merge <= most:
-            raise ValueError(
+            raise ConfigError(
                 f'merge={merge} is outside [0, {most}], half of the patches of '
                 f'{self.arch}'
             )

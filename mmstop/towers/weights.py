@@ -18,6 +18,8 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmstop.errors import ConfigError, MissingFileError
+
 __all__ = ['build_clip', 'resolve_arch']
 
 ASSETS = Path(__file__).parents[1] / 'assets'
@@ -36,12 +38,12 @@ def resolve_arch(arch: str) -> str:
     """
     if arch.endswith('.json'):
         if not Path(arch).is_file():
-            raise FileNotFoundError(f'arch={arch!r}: there is no such file')
+            raise MissingFileError(f'arch={arch!r}: there is no such file')
         open_clip.add_model_config(arch)
         arch = Path(arch).stem
     if open_clip.get_model_config(arch) is None:
         near = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
-        raise ValueError(
+        raise ConfigError(
             f'arch={arch!r} is not an architecture of open_clip; did you mean '
             f'{" or ".join(near) or "one of open_clip.list_models()"}?'
         )
@@ -57,9 +59,9 @@ def build_clip(arch: str, weights: Optional[str]) -> nn.Module:
 
     Raises:
         ValueError: ``arch`` is no plain ViT with a plain text transformer, or the
-            weights are of another architecture, image size or activation.
+            weights are of another architecture, image size or activation, or those
+            of a tag cannot be fetched.
         FileNotFoundError: ``weights`` is neither a tag of ``arch`` nor a file.
-        RuntimeError: the weights of a tag cannot be fetched.
     """
     config = _plain_config(arch)
     path = _locate(arch, weights)
@@ -85,7 +87,7 @@ def _locate(arch: str, weights: Optional[str]) -> Optional[Path]:
         return _download(arch, weights, tag)
     if Path(weights).is_file():
         return Path(weights)
-    raise FileNotFoundError(
+    raise MissingFileError(
         f'weights={weights!r} is neither a file nor a tag of {arch}, whose tags are '
         f'{list_pretrained_tags_by_model(arch)}; give one of them or the path of a '
         f'downloaded file'
@@ -95,7 +97,7 @@ def _locate(arch: str, weights: Optional[str]) -> Optional[Path]:
 def _packaged(arch: str) -> Path:
     path = ASSETS / f'{arch}.safetensors'
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'weights={PACKAGED!r} with arch={arch!r}: this package brings weights for '
             f'{sorted(p.stem for p in ASSETS.glob("*.safetensors"))} only; give a tag '
             f'or a file'
@@ -107,7 +109,7 @@ def _download(arch: str, weights: str, tag: dict) -> Path:
     try:
         return Path(open_clip.download_pretrained(tag))
     except Exception as error:
-        raise RuntimeError(
+        raise ConfigError(
             f'weights={weights!r} of {arch} could not be downloaded ({error}); fetch '
             f'the file where there is a network and give its path as weights='
         ) from error
@@ -118,7 +120,7 @@ def _check_activation(arch: str, quick_gelu: bool, what: str) -> None:
     if quick_gelu == bool(open_clip.get_model_config(arch).get('quick_gelu')):
         return
     twin = arch + '-quickgelu' if quick_gelu else arch.removesuffix('-quickgelu')
-    raise ValueError(
+    raise ConfigError(
         f'{what} was trained with {"QuickGELU" if quick_gelu else "GELU"}, '
         f'arch={arch!r} has the other, which would silently cost accuracy; '
         f'say arch={twin!r}'
@@ -153,7 +155,7 @@ def _plain_config(arch: str) -> dict:
         | (text.keys() - PLAIN['text'])
     )
     if odd or isinstance(vision['layers'], list):
-        raise ValueError(
+        raise ConfigError(
             f'arch={arch!r} is not a CLIP of plain transformers: its config has '
             f'{sorted(odd) or "a ResNet"}; choose one such as ViT-B-32-quickgelu, '
             f'ViT-B-16-quickgelu or ViT-L-14-quickgelu'
@@ -176,7 +178,7 @@ def _check_fits(arch: str, path: Path, clip: nn.Module, state: dict) -> None:
         for key in sorted(own.keys() | given.keys())
         if own.get(key) != given.get(key)
     ]
-    raise ValueError(
+    raise ConfigError(
         f'{path} does not hold the weights of {arch}: {len(differing)} entries differ, '
         f'such as: {"; ".join(differing[:2])}. {_suggest(given)}'
     )
@@ -222,7 +224,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         else:
             state = CheckpointLoader.load_checkpoint(str(path), 'cpu')
     except Exception as error:
-        raise ValueError(
+        raise ConfigError(
             f'{path} cannot be read as CLIP weights ({error}); give an OpenAI .pt '
             f'archive, an open_clip .safetensors file or a .pt file that holds '
             f'nothing but tensors'
@@ -230,7 +232,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict):
         state = state.get('state_dict', state)
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise ValueError(
+        raise ConfigError(
             f'{path} holds something else than named tensors; save the state_dict of '
             f'the CLIP model'
         )

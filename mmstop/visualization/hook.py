@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import HOOKS
 
 __all__ = ['VideoVisualizationHook', 'draw_strip']
@@ -49,6 +50,7 @@ class VideoVisualizationHook(Hook):
         ValueError: ``interval`` or ``num_frames`` is less than 1.
     """
 
+    @typed
     def __init__(
         self,
         enable: bool = False,
@@ -58,7 +60,7 @@ class VideoVisualizationHook(Hook):
     ) -> None:
         for name, value in (('interval', interval), ('num_frames', num_frames)):
             if value < 1:
-                raise ValueError(f'{name}={value}, expected at least 1')
+                raise ConfigError(f'{name}={value}, expected at least 1')
         self.enable = enable
         self.out_dir = out_dir
         self.interval = interval

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
 
+from mmstop.errors import ConfigError, MissingFileError
+
 __all__ = ['load_classes']
 
 FOLDER = Path(__file__).parent
@@ -34,16 +36,16 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
         classes = path.read_text(encoding='utf-8-sig').splitlines()
     names = [_as_words(name) for name in classes]
     if not names:
-        raise ValueError(f'{where} has no class names; give at least one')
+        raise ConfigError(f'{where} has no class names; give at least one')
     first: dict[str, int] = {}
     for label, name in enumerate(names):
         if not name:
-            raise ValueError(
+            raise ConfigError(
                 f'{where}: the name of label {label} is empty; labels are counted by '
                 f'line, so remove the line or name the class'
             )
         if name in first:
-            raise ValueError(
+            raise ConfigError(
                 f'{where}: labels {first[name]} and {label} are both {name!r}; '
                 f'two classes with one sentence cannot be told apart'
             )
@@ -57,7 +59,7 @@ def _find(name: str) -> Path:
             return path
     known = sorted(path.stem for path in FOLDER.glob('*.txt'))
     near = difflib.get_close_matches(name, known, n=1)
-    raise FileNotFoundError(
+    raise MissingFileError(
         f'classes={name!r} is neither a file nor one of {known}'
         + (f'; did you mean {near[0]!r}?' if near else '')
     )

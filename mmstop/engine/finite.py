@@ -1,0 +1,225 @@
+"""Stop, or pass over, a training step whose numbers are NaN or infinite."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, update_wrapper
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import AmpOptimWrapper
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from mmstop.errors import ConfigError, typed
+from mmstop.registry import HOOKS
+
+__all__ = ['FiniteHook']
+
+NAME_KEYS = ('filename', 'frame_dir', 'video_id')  # of a sample, the best name first
+
+
+class Record(NamedTuple):
+    """What the error says of a batch; it is made only when there is one."""
+
+    names: list[str]
+    faulty: list[str]  # those whose inputs are not finite
+    loss: float
+
+
+@HOOKS.register_module()
+class FiniteHook(Hook):
+    """Let no optimizer step happen on a loss or gradients that are NaN or infinite.
+
+    Before each step the losses since the last one and the norm of all gradients are
+    looked at, in all processes together, which costs one synchronisation with the GPU.
+    A NaN in the inputs arrives there through the loss. The samples of the data set are
+    made to keep their file names, so that the error can tell them.
+
+    Under ``AmpOptimWrapper`` the gradients are left to the loss scaler, which tries its
+    scale by them: steps that it skips count as skipped, whatever ``action`` is.
+
+    Args:
+        action: 'raise' stops the run; 'skip' goes on with the next batch, leaving
+            parameters, optimizer and averaged model (``EMAHook``) as they were. What
+            forward passes change, such as BatchNorm's statistics, is not put back.
+        max_skips: more skipped steps than this in a row stop the run. A loss scaler
+            that starts at 2**16 has come down to 1/16 after 20.
+
+    Raises:
+        ValueError: ``action`` is unknown or ``max_skips`` negative.
+        FloatingPointError: in training; it names the videos.
+    """
+
+    @typed
+    def __init__(self, action: str = 'raise', max_skips: int = 20) -> None:
+        if action not in ('raise', 'skip'):
+            raise ConfigError(f"action={action!r} is unknown; say 'raise' or 'skip'")
+        if max_skips < 0:
+            raise ConfigError(f'max_skips={max_skips} is negative; say 0 or more')
+        self.action = action
+        self.max_skips = max_skips
+        self._batch: Any = None
+        self._seen: list[tuple[Any, Tensor]] = []  # batches and losses since a step
+        self._stepped = self._skipped = False
+        self._in_a_row = self._in_epoch = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Step in where MMEngine has no hook: between a backward pass and its step."""
+        wrapper = runner.optim_wrapper
+        _around(wrapper, 'update_params', self._note_loss)
+        _around(wrapper, 'step', partial(self._step, runner))
+        wrapper.optimizer.register_step_post_hook(self._note_step)
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                _around(hook, 'after_train_iter', self._unless_skipped)
+        _keep_names(runner.train_dataloader.dataset)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._in_epoch = 0
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        if self._in_epoch:
+            runner.logger.warning(
+                f'{self._in_epoch} steps of this epoch were skipped for numbers that '
+                f'are not finite'
+            )
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        self._batch, self._skipped = data_batch, False
+
+    def _note_loss(
+        self, update_params: Callable, loss: Tensor, *args: Any, **kwargs: Any
+    ) -> None:
+        self._seen.append((self._batch, loss.detach()))
+        update_params(loss, *args, **kwargs)
+
+    def _note_step(self, *args: Any) -> None:
+        self._stepped = True
+
+    def _unless_skipped(self, update: Callable, *args: Any, **kwargs: Any) -> None:
+        if not self._skipped:
+            update(*args, **kwargs)
+
+    def _step(self, runner: Runner, step: Callable, **kwargs: Any) -> None:
+        seen, self._seen = self._seen, []
+        scales = isinstance(runner.optim_wrapper, AmpOptimWrapper)
+        groups = [] if scales else runner.optim_wrapper.optimizer.param_groups
+        grads = [p.grad for g in groups for p in g['params'] if p.grad is not None]
+        if not _all_finite([loss for _, loss in seen], grads):
+            fault = _describe(runner, seen)
+            if self.action == 'raise':
+                raise FloatingPointError(f'{fault}. {REMEDY}')
+            self._skip(runner, fault)
+            return
+        self._stepped = False
+        step(**kwargs)
+        if self._stepped:
+            self._in_a_row = 0
+        else:
+            self._skip(runner, f'{_when(runner)}: the scaled gradients are not finite')
+
+    def _skip(self, runner: Runner, fault: str) -> None:
+        self._skipped = True
+        self._in_a_row += 1
+        self._in_epoch += 1
+        if self._in_a_row > self.max_skips:
+            raise FloatingPointError(
+                f'{fault}; it is skip {self._in_a_row} in a row and '
+                f'max_skips={self.max_skips}. {REMEDY}'
+            )
+        runner.logger.warning(
+            f'{fault}; skipped this step, number {self._in_epoch} of the epoch'
+        )
+
+
+REMEDY = (
+    'Look at these videos, or lower the learning rate or optim_wrapper.clip_grad; '
+    "FiniteHook(action='skip') in custom_hooks passes over such steps"
+)
+
+
+def _around(owner: Any, name: str, outer: Callable) -> None:
+    """Replace a method of one object by ``outer(method, ...)``."""
+    method = getattr(owner, name)
+    # The schedulers look at the method's attributes for the marks that they left there.
+    setattr(owner, name, update_wrapper(partial(outer, method), method))
+
+
+def _all_finite(losses: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
+    """Tell, alike in all processes, whether all is finite in all of them."""
+    norms = [get_total_norm(grads)] if grads else []
+    finite = torch.stack([*losses, *norms]).isfinite().all().int()
+    all_reduce(finite, 'min')
+    return bool(finite)
+
+
+# --- What the error says ------------------------------------------------------------
+
+
+def _describe(runner: Runner, seen: Sequence[tuple[Any, Tensor]]) -> str:
+    """Say what is not finite, and in which videos of which process it may begin."""
+    records = [Record(*_name_videos(batch), loss.item()) for batch, loss in seen]
+    records = [r for of_rank in all_gather_object(records) for r in of_rank]
+    faulty = [name for r in records for name in r.faulty]
+    lost = [r for r in records if not torch.tensor(r.loss).isfinite()]
+    if faulty:
+        return f'{_when(runner)}: the inputs are not finite in {", ".join(faulty)}'
+    if lost:
+        names = ', '.join(name for r in lost for name in r.names)
+        return f'{_when(runner)}: the loss is {lost[0].loss} on the batch of {names}'
+    grads = [
+        name
+        for name, p in runner.model.named_parameters()
+        if p.grad is not None and not p.grad.norm().isfinite()
+    ]
+    names = ', '.join(name for r in records for name in r.names)
+    return (
+        f'{_when(runner)}: the gradients of {", ".join(grads[:3])}'
+        f'{f" and {len(grads) - 3} more" if len(grads) > 3 else ""} are not finite '
+        f'after the batch of {names}'
+    )
+
+
+def _when(runner: Runner) -> str:
+    return f'epoch {runner.epoch + 1}, iteration {runner.iter + 1}'
+
+
+def _name_videos(batch: Any) -> tuple[list[str], list[str]]:
+    """Name the samples of a batch, and those of them whose inputs are not finite."""
+    batch = batch if isinstance(batch, dict) else {}
+    samples, inputs = batch.get('data_samples') or [], batch.get('inputs', [])
+    names = [_name(sample) for sample in samples]
+    views = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+    finite = [[torch.isfinite(x).all() for x in view] for view in views]
+    faulty = [name for name, *ok in zip(names, *finite) if not all(ok)]
+    return names or [UNNAMED], faulty
+
+
+UNNAMED = f'a sample without a name (let PackActionInputs keep meta_keys={NAME_KEYS})'
+
+
+def _name(sample: Any) -> str:
+    return next((str(sample.get(k)) for k in NAME_KEYS if sample.get(k)), UNNAMED)
+
+
+def _keep_names(dataset: Any) -> None:
+    """Let the samples keep the names of their files, also where data sets are joined.
+
+    Data workers that run already, as those of ``IterBasedTrainLoop``, do not see it.
+    """
+    for step in _steps(dataset):
+        if hasattr(step, 'meta_keys'):
+            step.meta_keys = tuple(dict.fromkeys((*step.meta_keys, *NAME_KEYS)))
+
+
+def _steps(dataset: Any) -> Iterator[Any]:
+    """Find the transforms of a data set and of those inside it."""
+    yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    inside = [getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', [])]
+    for child in inside:
+        if child is not None:
+            yield from _steps(child)

@@ -1,0 +1,71 @@
+"""The errors of a config at fault, and the check of its values' types."""
+
+import inspect
+from ast import literal_eval
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import wraps
+from numbers import Integral, Real
+from typing import Any, Union, get_args, get_origin
+
+__all__ = ['ConfigError', 'MissingFileError', 'typed']
+
+
+class ConfigError(ValueError):
+    """A config, an option or a file that it names is at fault; the text says how."""
+
+
+class MissingFileError(ConfigError, FileNotFoundError):
+    """A config names a file that is not there."""
+
+
+def typed(init: Callable[..., None]) -> Callable[..., None]:
+    """Check the arguments of a constructor against its annotations.
+
+    A number in quotes, say, would pass the config and fail far from it, or work.
+
+    Raises:
+        ConfigError: by the constructor; it names the argument.
+    """
+    signature = inspect.signature(init)
+
+    @wraps(init)
+    def checked(*args: Any, **kwargs: Any) -> None:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            kind = signature.parameters[name].annotation
+            if kind is not inspect.Parameter.empty and not _is(value, kind):
+                raise ConfigError(_complain(name, value, kind))
+        init(*args, **kwargs)
+
+    return checked
+
+
+NUMBERS = {int: Integral, float: Real}  # a float may be given as an int, not as a bool
+
+
+def _is(value: Any, kind: Any) -> bool:
+    origin, inside = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Union:
+        return any(_is(value, one) for one in inside)
+    if origin is Sequence:
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        return listed and all(_is(item, inside[0]) for item in value)
+    if kind in NUMBERS:
+        return isinstance(value, NUMBERS[kind]) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
+
+
+def _complain(name: str, value: Any, kind: Any) -> str:
+    meant = value
+    if isinstance(value, str):
+        with suppress(SyntaxError, ValueError):
+            meant = literal_eval(value)
+    if isinstance(meant, float) and meant.is_integer():
+        meant = int(meant)
+    expected = inspect.formatannotation(kind).replace('collections.abc.', '')
+    return (
+        f'{name}={value!r} is of type {type(value).__name__}, expected {expected}'
+        f'{f"; say {name}={meant!r}" if _is(meant, kind) else ""}'
+    )
