@@ -1,17 +1,19 @@
 """What a checkpoint holds, what loading refuses, and epochs that repeat."""
 
+import errno
+import os
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.fileio import LocalBackend
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from tiny import TEXT, VIT, wild
 
 from mmstop.engine import ReseedHook, TrainableCheckpointHook, seed_worker
+from mmstop.engine.saving import SaveError
 from mmstop.registry import MODELS
 
 
@@ -125,19 +127,24 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, spoil, message):
     run(tmp_path / 'loose', strict=False).load_checkpoint(str(path))
 
 
-def test_a_crash_while_saving_loses_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     """The second checkpoint breaks off half-way; with one kept, the first is left."""
-    put = LocalBackend.put
+    sync = os.fsync
 
-    def broken(backend, content, path):
-        if 'epoch_2' in str(path):
-            Path(path).write_bytes(content[: len(content) // 2])
-            raise OSError('no space left on device')
-        put(backend, content, path)
+    def full(descriptor):
+        if 'epoch_2' in os.readlink(f'/proc/self/fd/{descriptor}'):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
 
-    monkeypatch.setattr(LocalBackend, 'put', broken)
-    with pytest.raises(OSError, match='no space left'):
+    monkeypatch.setattr(os, 'fsync', full)
+    message = (
+        r'epoch_2.pth was not saved: No space left on device. It takes \d+\.\d MB and '
+        r'the file system has \d+\.\d MB left. .*: make room .* with --resume'
+    )
+    with pytest.raises(SaveError, match=message):
         run(tmp_path, max_keep_ckpts=1).train()
+    assert sorted(p.name for p in tmp_path.glob('*.*')) == ['epoch_1.pth']
     assert Path((tmp_path / 'last_checkpoint').read_text()).name == 'epoch_1.pth'
     monkeypatch.undo()
     resumed = run(tmp_path, max_keep_ckpts=1)
