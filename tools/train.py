@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.engine.ending import end_process
+from mmstop.engine.saving import SaveError
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -132,7 +133,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    try:
+        runner.train()
+    except SaveError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     end_process(runner)
     return 0
 

@@ -127,7 +127,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save what is best, and save again what has been validated by now."""
-        runner.message_hub.update_info('validated', True)
+        runner.message_hub.update_info('awaits_validation', False)
         super().after_val_epoch(runner, metrics)  # saves again only after a new best
         step = self._step(runner)
         if self._unvalidated == step:
@@ -149,8 +149,8 @@ class SafeCheckpointHook(CheckpointHook):
         """Tell whether the loop would have validated before it went on."""
         loop = runner.train_loop
         kind = EpochBasedTrainLoop if self.by_epoch else IterBasedTrainLoop
-        validated = runner.message_hub.get_info('validated', True)
-        if validated or runner.val_loop is None or not isinstance(loop, kind):
+        waits = runner.message_hub.get_info('awaits_validation', False)
+        if not waits or runner.val_loop is None or not isinstance(loop, kind):
             return False
         loop._decide_current_val_interval()
         step = self._step(runner)
@@ -158,7 +158,7 @@ class SafeCheckpointHook(CheckpointHook):
         return step >= loop.val_begin and (step % loop.val_interval == 0 or is_last)
 
     def _save_checkpoint(self, runner: Runner) -> None:
-        runner.message_hub.update_info('validated', False)
+        runner.message_hub.update_info('awaits_validation', True)
         super()._save_checkpoint(runner)
         self._unvalidated = self._step(runner) + 1  # the loop counts after its hooks
 
