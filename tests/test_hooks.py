@@ -3,11 +3,13 @@
 import errno
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from tiny import TEXT, VIT, wild
@@ -38,7 +40,7 @@ def run(work_dir, model=None, epochs=2, hooks=(), **checkpoint):
         dataset=[dict(inputs=video) for video in wild(4, 3)],
         sampler=dict(type='DefaultSampler', shuffle=True),
     )
-    hook = dict(type='TrainableCheckpointHook', interval=1, **checkpoint)
+    hook = dict(type='TrainableCheckpointHook', **{'interval': 1, **checkpoint})
     return Runner(
         model or Model(),
         str(work_dir),
@@ -144,7 +146,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     )
     with pytest.raises(SaveError, match=message):
         run(tmp_path, max_keep_ckpts=1).train()
-    assert sorted(p.name for p in tmp_path.glob('*.*')) == ['epoch_1.pth']
+    assert sorted(p.name for p in tmp_path.glob('*.p*t*')) == ['epoch_1.pth']
     assert Path((tmp_path / 'last_checkpoint').read_text()).name == 'epoch_1.pth'
     monkeypatch.undo()
     resumed = run(tmp_path, max_keep_ckpts=1)
@@ -155,6 +157,56 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     undisturbed.train()
     for name, value in undisturbed.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+class Scores(BaseMetric):
+    """Give one score that rises in every epoch and one that rises in the first."""
+
+    epoch = 0
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        self.epoch += 1
+        return dict(acc_up=self.epoch, acc_down=-self.epoch)
+
+
+@pytest.mark.parametrize(
+    'options, names',
+    [
+        (
+            dict(save_best=['acc_up', 'acc_down'], max_keep_ckpts=1),
+            ['best_acc_down_epoch_1.pth', 'best_acc_up_epoch_2.pth', 'epoch_2.pth'],
+        ),
+        (
+            dict(save_best='acc_up', interval=-1, save_last=False),
+            ['best_acc_up_epoch_2.pth'],
+        ),
+        (
+            dict(save_best='auto', interval=2, filename_tmpl='e{}.pth'),
+            ['best_acc_up_e2.pth', 'e2.pth'],
+        ),
+    ],
+    ids=['two', 'only', 'auto'],
+)
+def test_best_and_published_checkpoints(options, names, tmp_path):
+    runner = run(tmp_path, published_keys=['state_dict'], **options)
+    runner._val_loop = dict(type='ValLoop')
+    runner._val_dataloader = runner._train_dataloader
+    runner._val_evaluator = Evaluator(Scores())
+    runner.train()
+    published = {re.sub(r'-[0-9a-f]{8}', '', p.name): p for p in tmp_path.glob('*-*')}
+    saved = {p.name for p in tmp_path.glob('*.p*t*')} - {
+        p.name for p in published.values()
+    }
+    assert sorted(saved) == sorted(published) == names
+    for name, path in published.items():
+        assert load(path).keys() == {'state_dict'}
+        whole = load(tmp_path / name)
+        assert {'state_dict', 'meta', 'message_hub'} <= whole.keys()
+        for key, value in load(path)['state_dict'].items():
+            assert torch.equal(whole['state_dict'][key], value)
 
 
 class Noise(torch.utils.data.Dataset):

@@ -23,9 +23,11 @@ TOOL = ROOT / 'tools' / 'train.py'
 
 
 def recognition(folder: Path) -> Path:
-    """Four epochs; validation changes what is best and a scheduler."""
+    """Four epochs, the first three of them the best so far; the last slows down."""
     path = write_tiny_run(folder)
     cfg = Config.fromfile(path)
+    cfg.randomness.seed = 1
+    cfg.optim_wrapper.optimizer.lr = 6e-4
     cfg.train_cfg.max_epochs = 4
     cfg.default_hooks.checkpoint.update(
         max_keep_ckpts=2, save_best='acc/top1', rule='greater'
@@ -84,17 +86,23 @@ def flatten(value: object, name: str = '') -> dict:
     return {k: v for leaves in items for k, v in leaves.items()} or {name: None}
 
 
+OF_THE_PROCESS = re.compile(
+    '/meta/(cfg|experiment_name|mmengine_version|time)'  # the version has a git hash
+    '|/message_hub/(resumed_keys|log_scalars/.*time)'
+    '|/message_hub/runtime_info/'
+    '(cfg|epoch|eta|experiment_name|iter|mmengine_version|outdated_ckpts)'
+)
+
+
 def essence(path: Path) -> dict:
+    """Return all that two equal runs share: weights, states, scores, losses."""
     checkpoint = load(path)
     info = checkpoint['message_hub']['runtime_info']
     for name in ('best_ckpt', 'last_ckpt'):
         if name in info:
             info[name] = Path(info[name]).name
-    of_this_process = r'/meta/(cfg|experiment_name|time)|/message_hub/(resumed_keys|'
-    of_this_process += r'log_scalars/.*time|runtime_info/'
-    of_this_process += r'(cfg|experiment_name|eta|epoch|iter|outdated_ckpts))'
     leaves = flatten(checkpoint).items()
-    return {k: v for k, v in leaves if not re.match(of_this_process, k)}
+    return {k: v for k, v in leaves if not OF_THE_PROCESS.match(k)}
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -171,7 +179,7 @@ def pointed_to(events: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    'task, at_most', [(recognition, 99), (retrieval, 12), (iterations, 8)]
+    'task, at_most', [(recognition, 99), (retrieval, 10), (iterations, 8)]
 )
 def test_death_at_any_moment(task, at_most, start, tmp_path):
     config, whole = task(tmp_path), tmp_path / 'whole'

@@ -138,8 +138,8 @@ class SafeCheckpointHook(CheckpointHook):
         return runner.epoch if self.by_epoch else runner.iter
 
     def _clear_up(self, runner: Runner) -> None:
-        for outdated in runner.message_hub.get_info('outdated_ckpts', []):
-            self.file_backend.remove(outdated)
+        for name in runner.message_hub.get_info('outdated_ckpts', []):
+            self.file_backend.remove(Path(self.out_dir, name))
         for folder in (self.out_dir, runner.work_dir):
             for part in Path(folder).glob('*.part'):
                 self.file_backend.remove(part)
@@ -177,7 +177,8 @@ class SafeCheckpointHook(CheckpointHook):
         self._remember(runner, step)
         hub = runner.message_hub
         hub.update_info('last_ckpt', self.last_ckpt)
-        hub.update_info('outdated_ckpts', list(self.file_backend.outdated))
+        outdated = [Path(path).name for path in self.file_backend.outdated]
+        hub.update_info('outdated_ckpts', outdated)
         runner.save_checkpoint(
             self.out_dir,
             name,
