@@ -6,9 +6,11 @@ that are opened for writing, renamed or removed (by Python's audit events, whoev
 it), calls of hooks and lines of the log. The sequence is that of the run's seed.
 """
 
+import hashlib
 import importlib.util
 import logging
 import os
+import pickle
 import random
 import re
 import resource
@@ -92,10 +94,11 @@ def watch_hooks(states: Path, happen: Callable) -> None:
     def watched(runner: Runner, name: str, **kwargs: object) -> None:
         happen(f'hook {name}')
         if name == 'after_train_epoch':
-            drawn = random.getstate(), np.random.get_state()[1].tolist()
-            digest = hash((str(drawn), torch.get_rng_state().numpy().tobytes()))
+            states_now = random.getstate(), np.random.get_state(legacy=False)
+            digest = hashlib.sha256(pickle.dumps(states_now))
+            digest.update(torch.get_rng_state().numpy().tobytes())
             with states.open('a') as file:
-                file.write(f'{runner.epoch} {digest}\n')
+                file.write(f'{runner.epoch} {digest.hexdigest()}\n')
         call_hook(runner, name, **kwargs)
 
     Runner.call_hook = watched

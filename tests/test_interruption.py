@@ -142,7 +142,6 @@ def start(tmp_path_factory):
     paths = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, paths)))
-        patch.setenv('PYTHONHASHSEED', '0')
         patch.setenv('OMP_NUM_THREADS', '1')
         context = multiprocessing.get_context('forkserver')
         context.set_forkserver_preload(['mortal'])

@@ -117,7 +117,8 @@ class ReseedHook(Hook):
     """Seed every epoch by its number, so that a resumed run repeats an undisturbed one.
 
     Without it the random state at an epoch's start depends on all that ran before.
-    Data workers take part through :func:`seed_worker`.
+    Data workers take part through :func:`seed_worker`; each draws from its own state,
+    so that a run repeats only with the same number of them.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
