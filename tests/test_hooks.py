@@ -1,17 +1,21 @@
 """What a checkpoint holds, what loading refuses, and epochs that repeat."""
 
+import errno
+import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.fileio import LocalBackend
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from tiny import TEXT, VIT, wild
 
 from mmstop.engine import ReseedHook, TrainableCheckpointHook, seed_worker
+from mmstop.engine.saving import SaveError
 from mmstop.registry import MODELS
 
 
@@ -36,7 +40,7 @@ def run(work_dir, model=None, epochs=2, hooks=(), **checkpoint):
         dataset=[dict(inputs=video) for video in wild(4, 3)],
         sampler=dict(type='DefaultSampler', shuffle=True),
     )
-    hook = dict(type='TrainableCheckpointHook', interval=1, **checkpoint)
+    hook = dict(type='TrainableCheckpointHook', **{'interval': 1, **checkpoint})
     return Runner(
         model or Model(),
         str(work_dir),
@@ -125,19 +129,24 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, spoil, message):
     run(tmp_path / 'loose', strict=False).load_checkpoint(str(path))
 
 
-def test_a_crash_while_saving_loses_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     """The second checkpoint breaks off half-way; with one kept, the first is left."""
-    put = LocalBackend.put
+    sync = os.fsync
 
-    def broken(backend, content, path):
-        if 'epoch_2' in str(path):
-            Path(path).write_bytes(content[: len(content) // 2])
-            raise OSError('no space left on device')
-        put(backend, content, path)
+    def full(descriptor):
+        if 'epoch_2' in os.readlink(f'/proc/self/fd/{descriptor}'):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
 
-    monkeypatch.setattr(LocalBackend, 'put', broken)
-    with pytest.raises(OSError, match='no space left'):
+    monkeypatch.setattr(os, 'fsync', full)
+    message = (
+        r'epoch_2.pth was not saved: No space left on device. It takes \d+\.\d MB and '
+        r'the file system has \d+\.\d MB left. .*: make room .* with --resume'
+    )
+    with pytest.raises(SaveError, match=message):
         run(tmp_path, max_keep_ckpts=1).train()
+    assert sorted(p.name for p in tmp_path.glob('*.p*t*')) == ['epoch_1.pth']
     assert Path((tmp_path / 'last_checkpoint').read_text()).name == 'epoch_1.pth'
     monkeypatch.undo()
     resumed = run(tmp_path, max_keep_ckpts=1)
@@ -148,6 +157,56 @@ def test_a_crash_while_saving_loses_nothing(tmp_path, monkeypatch):
     undisturbed.train()
     for name, value in undisturbed.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+class Scores(BaseMetric):
+    """Give one score that rises in every epoch and one that rises in the first."""
+
+    epoch = 0
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        self.epoch += 1
+        return dict(acc_up=self.epoch, acc_down=-self.epoch)
+
+
+@pytest.mark.parametrize(
+    'options, names',
+    [
+        (
+            dict(save_best=['acc_up', 'acc_down'], max_keep_ckpts=1),
+            ['best_acc_down_epoch_1.pth', 'best_acc_up_epoch_2.pth', 'epoch_2.pth'],
+        ),
+        (
+            dict(save_best='acc_up', interval=-1, save_last=False),
+            ['best_acc_up_epoch_2.pth'],
+        ),
+        (
+            dict(save_best='auto', interval=2, filename_tmpl='e{}.pth'),
+            ['best_acc_up_e2.pth', 'e2.pth'],
+        ),
+    ],
+    ids=['two', 'only', 'auto'],
+)
+def test_best_and_published_checkpoints(options, names, tmp_path):
+    runner = run(tmp_path, published_keys=['state_dict'], **options)
+    runner._val_loop = dict(type='ValLoop')
+    runner._val_dataloader = runner._train_dataloader
+    runner._val_evaluator = Evaluator(Scores())
+    runner.train()
+    published = {re.sub(r'-[0-9a-f]{8}', '', p.name): p for p in tmp_path.glob('*-*')}
+    saved = {p.name for p in tmp_path.glob('*.p*t*')} - {
+        p.name for p in published.values()
+    }
+    assert sorted(saved) == sorted(published) == names
+    for name, path in published.items():
+        assert load(path).keys() == {'state_dict'}
+        whole = load(tmp_path / name)
+        assert {'state_dict', 'meta', 'message_hub'} <= whole.keys()
+        for key, value in load(path)['state_dict'].items():
+            assert torch.equal(whole['state_dict'][key], value)
 
 
 class Noise(torch.utils.data.Dataset):

@@ -2,9 +2,6 @@
 
 import importlib.util
 import os
-import random
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import load
 from PIL import Image
-from tiny_run import ROOT, environment, run, tiny_config, write_tiny_run
+from tiny_run import ROOT, run, tiny_config, write_tiny_run
 
 from mmstop.engine.arguments import accepted_arguments
 from mmstop.engine.checks import ConfigError, check_config, load_config
@@ -452,34 +449,3 @@ def test_slurm(kind, tmp_path):
     tool = str(ROOT / 'tools' / f'{kind}.py')
     after = given[given.index(tool) + 1 :]
     assert after == ['c.py', *checkpoint, '--launcher', 'slurm', '--work-dir', 'a dir']
-
-
-@pytest.mark.slow
-def test_killed_run_resumes_to_the_same_weights(config, tmp_path):
-    options = ['--cfg-options', 'train_cfg.max_epochs=12', 'train_cfg.val_interval=3']
-    killed, whole = tmp_path / 'killed', tmp_path / 'whole'
-    tool = str(ROOT / 'tools' / 'train.py')
-    train_into = [sys.executable, tool, str(config), *options, '--work-dir']
-    command = [*train_into, str(killed), '--resume']
-    kills = 0
-    for _ in range(4):
-        before = len(list(killed.glob('2*')))
-        process = subprocess.Popen(
-            command,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and len(list(killed.glob('2*'))) == before:
-            time.sleep(0.05)  # until the run has its log folder
-        time.sleep(random.uniform(0.5, 2.5))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills
-    finished = run(*command)
-    assert finished.returncode == 0, finished.stderr
-    undisturbed = run(*train_into, str(whole))
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    assert_same(weights(killed / 'epoch_12.pth'), weights(whole / 'epoch_12.pth'))

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.engine.ending import end_process_group
+from mmstop.engine.saving import SaveError
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -133,6 +134,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    except SaveError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     del runner
     end_process_group()
     return 0

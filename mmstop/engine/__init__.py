@@ -3,12 +3,15 @@
 from .bad_videos import BadVideoHook
 from .finite import FiniteHook
 from .hooks import ModelInfoHook, ReseedHook, TrainableCheckpointHook, seed_worker
+from .saving import SafeCheckpointHook, SaveError
 
 __all__ = [
     'BadVideoHook',
     'FiniteHook',
     'ModelInfoHook',
     'ReseedHook',
+    'SafeCheckpointHook',
+    'SaveError',
     'TrainableCheckpointHook',
     'seed_worker',
 ]

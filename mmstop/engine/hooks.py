@@ -1,19 +1,17 @@
 """Hooks: checkpoints of what was trained, repeatable epochs, a line on the model."""
 
-import os
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank, is_main_process
-from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmstop.engine.saving import SafeCheckpointHook
 from mmstop.errors import ConfigError
 from mmstop.models import CLIPTextHead
 from mmstop.registry import FUNCTIONS, HOOKS
@@ -23,13 +21,11 @@ __all__ = ['ModelInfoHook', 'ReseedHook', 'TrainableCheckpointHook', 'seed_worke
 
 
 @HOOKS.register_module()
-class TrainableCheckpointHook(CheckpointHook):
+class TrainableCheckpointHook(SafeCheckpointHook):
     """Save what was trained and refuse to load what does not fit.
 
     The frozen parameters of CLIP's towers are left out, since the towers bring them;
-    all else is saved. A new checkpoint is written beside its place, renamed once it is
-    complete, and only then pointed to and its predecessors removed, so that a run
-    killed at any moment resumes from a whole one.
+    all else is saved, in the order that :class:`SafeCheckpointHook` keeps.
 
     Args:
         strict: raise where a checkpoint lacks a trainable parameter, has one that the
@@ -92,54 +88,6 @@ class TrainableCheckpointHook(CheckpointHook):
                 f'default_hooks.checkpoint.strict=False'
             )
 
-    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        outdated = self._remember(runner, step)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        local = isinstance(self.file_backend, LocalBackend)
-        runner.save_checkpoint(
-            self.out_dir,
-            f'{name}.part' if local else name,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
-        if not is_main_process():
-            return
-        if local:
-            _put_in_place(Path(f'{self.last_ckpt}.part'))
-        pointer = Path(runner.work_dir, 'last_checkpoint.part')
-        pointer.write_text(self.last_ckpt)
-        _put_in_place(pointer)
-        for old in outdated:
-            path = self.file_backend.join_path(
-                self.out_dir, self.filename_tmpl.format(old)
-            )
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-
-    def _remember(self, runner: Runner, step: int) -> list[int]:
-        """Note a checkpoint among those to keep; return those to remove."""
-        if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
-            return []
-        outdated = []
-        if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-            outdated.append(self.keep_ckpt_ids.popleft())
-        self.keep_ckpt_ids.append(step)
-        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        return outdated
-
-
-def _put_in_place(part: Path) -> None:
-    """Make a file durable, then give it its name without the '.part'."""
-    with part.open('rb') as file:
-        os.fsync(file.fileno())
-    part.replace(part.with_suffix(''))
-
 
 def _unwrap(model: Any) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
@@ -186,7 +134,8 @@ class ReseedHook(Hook):
     """Seed every epoch by its number, so that a resumed run repeats an undisturbed one.
 
     Without it the random state at an epoch's start depends on all that ran before.
-    Data workers take part through :func:`seed_worker`.
+    Data workers take part through :func:`seed_worker`; each draws from its own state,
+    so that a run repeats only with the same number of them.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:

@@ -1,0 +1,217 @@
+"""Checkpoints that survive the death of the process that writes them."""
+
+import hashlib
+import os
+import pickle
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Optional, Union
+
+from mmengine.dist import is_main_process, master_only
+from mmengine.fileio import BaseStorageBackend, LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import (
+    CheckpointLoader,
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+    save_checkpoint,
+)
+
+__all__ = ['SafeBackend', 'SafeCheckpointHook', 'SaveError']
+
+
+class SaveError(OSError):
+    """A file could not be written; what stood in its place before still does."""
+
+
+@register_backend('SafeBackend')
+class SafeBackend(LocalBackend):
+    """Local files that are whole or not there, and removals that wait.
+
+    A file is written beside its place with ``.part`` behind its name, made durable and
+    renamed. What is removed stays until :meth:`remove_outdated`, for the moment when
+    nothing points to it any more.
+    """
+
+    def __init__(self) -> None:
+        self.outdated: list[str] = []
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Write bytes to a file.
+
+        Raises:
+            SaveError: the file system refuses, for being full, for one.
+        """
+        path, part = Path(filepath), Path(f'{filepath}.part')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise SaveError(_explain(path, len(obj), error)) from error
+        with suppress(OSError):  # some network file systems have no such call
+            _sync_folder(path.parent)
+
+    def remove(self, filepath: Union[str, Path]) -> None:
+        """Note a file for removal."""
+        self.outdated.append(str(filepath))
+
+    def remove_outdated(self) -> None:
+        """Remove the files noted so far; one that is gone already is no error."""
+        for path in self.outdated:
+            Path(path).unlink(missing_ok=True)
+        self.outdated.clear()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable: it is a change of the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(path: Path, size: int, error: OSError) -> str:
+    left = 'an unknown number of'
+    with suppress(OSError):
+        left = f'{shutil.disk_usage(path.parent).free / 1e6:.1f}'
+    return (
+        f'{path} was not saved: {error.strerror or error}. It takes {size / 1e6:.1f} '
+        f'MB and the file system has {left} MB left. What was saved before is whole: '
+        f'make room (default_hooks.checkpoint.max_keep_ckpts=1 keeps less, '
+        f'default_hooks.checkpoint.out_dir=... saves elsewhere) and go on with --resume'
+    )
+
+
+class SafeCheckpointHook(CheckpointHook):
+    """Save such that a run killed at any moment ends as if it had not been.
+
+    A checkpoint is written beside its place and renamed once it is durable; then
+    ``last_checkpoint`` points to it; then what it outdates is removed, be it an old
+    checkpoint or what was best before. It is saved a second time after its epoch's
+    validation, which changes the best score and may change a scheduler. A run killed
+    between the two validates when it is resumed. This holds for local folders; in a
+    remote store, MMEngine's order holds.
+
+    A resumed run repeats an undisturbed one bit for bit on one machine if training is
+    epoch-based, every epoch is seeded (:class:`ReseedHook`) and checkpoints are saved
+    by epoch. An iteration-based loop is one epoch to MMEngine: it resumes with the same
+    data in the same order, but does not draw again the random numbers that the model
+    and validations drew, so that random transforms and dropout may differ.
+    """
+
+    file_backend: BaseStorageBackend
+    _unvalidated: Optional[int] = None  # the step of a checkpoint still to be validated
+
+    def before_train(self, runner: Runner) -> None:
+        """Clear up after a killed run, and validate where it was killed before."""
+        super().before_train(runner)
+        self.last_ckpt = runner.message_hub.get_info('last_ckpt')
+        if type(self.file_backend) is LocalBackend:
+            self.file_backend = SafeBackend()
+            self.backend_args = dict(backend='SafeBackend')
+            if is_main_process():
+                self._clear_up(runner)
+        if self._owes_validation(runner):
+            self._unvalidated = self._step(runner)
+            runner.logger.info('Validating first: the run was stopped before it could')
+            runner.val_loop.run()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Save what is best, and save again what has been validated by now."""
+        runner.message_hub.update_info('awaits_validation', False)
+        super().after_val_epoch(runner, metrics)  # saves again only after a new best
+        step = self._step(runner)
+        if self._unvalidated == step:
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, step, meta)
+
+    def _step(self, runner: Runner) -> int:
+        return runner.epoch if self.by_epoch else runner.iter
+
+    def _clear_up(self, runner: Runner) -> None:
+        for name in runner.message_hub.get_info('outdated_ckpts', []):
+            self.file_backend.remove(Path(self.out_dir, name))
+        for folder in (self.out_dir, runner.work_dir):
+            for part in Path(folder).glob('*.part'):
+                self.file_backend.remove(part)
+        self.file_backend.remove_outdated()
+
+    def _owes_validation(self, runner: Runner) -> bool:
+        """Tell whether the loop would have validated before it went on."""
+        loop = runner.train_loop
+        kind = EpochBasedTrainLoop if self.by_epoch else IterBasedTrainLoop
+        waits = runner.message_hub.get_info('awaits_validation', False)
+        if not waits or runner.val_loop is None or not isinstance(loop, kind):
+            return False
+        loop._decide_current_val_interval()
+        step = self._step(runner)
+        is_last = step == (loop.max_epochs if self.by_epoch else loop.max_iters)
+        return step >= loop.val_begin and (step % loop.val_interval == 0 or is_last)
+
+    def _save_checkpoint(self, runner: Runner) -> None:
+        runner.message_hub.update_info('awaits_validation', True)
+        super()._save_checkpoint(runner)
+        self._unvalidated = self._step(runner) + 1  # the loop counts after its hooks
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        if self.save_best and isinstance(self.file_backend, SafeBackend):
+            self.file_backend.remove_outdated()  # with no other checkpoint to note it
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        self._unvalidated = None
+        if not isinstance(self.file_backend, SafeBackend):
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        self._remember(runner, step)
+        hub = runner.message_hub
+        hub.update_info('last_ckpt', self.last_ckpt)
+        outdated = [Path(path).name for path in self.file_backend.outdated]
+        hub.update_info('outdated_ckpts', outdated)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            pointer = Path(runner.work_dir, 'last_checkpoint')
+            self.file_backend.put(self.last_ckpt.encode(), pointer)
+            self.file_backend.remove_outdated()
+
+    def _remember(self, runner: Runner, step: int) -> None:
+        """Note a checkpoint among those to keep, and the one that it outdates."""
+        if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
+            return
+        if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+            old = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+            if is_main_process():
+                self.file_backend.remove(self.file_backend.join_path(self.out_dir, old))
+        self.keep_ckpt_ids.append(step)
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+
+    @master_only
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        """Save the published keys of a checkpoint under a name that has their hash."""
+        checkpoint = CheckpointLoader.load_checkpoint(ckpt_path, map_location='cpu')
+        keys = self.published_keys or ()
+        published = {key: value for key, value in checkpoint.items() if key in keys}
+        digest = hashlib.sha256(pickle.dumps(published)).hexdigest()[:8]
+        path = f'{os.path.splitext(ckpt_path)[0]}-{digest}.pth'
+        save_checkpoint(published, path, self.file_client_args, self.backend_args)
+        runner.logger.info(f'{ckpt_path} is published as {path}')
