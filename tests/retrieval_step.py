@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmaction.structures import ActionDataSample
@@ -20,14 +20,14 @@ CAPTIONS = (
 VIDEOS = ('red', 'red', 'blue', 'green', None, 'blue', None, 'red')
 
 
-def build() -> Any:
-    """Build a STOP whose text tower learns too."""
+def build(trainable: Optional[str] = '.') -> Any:
+    """Build a STOP whose text tower learns too, or none of it."""
     torch.manual_seed(0)
     return MODELS.build(
         dict(
             type='CLIPRetriever',
             backbone=dict(type='STOPCLIPViT', clip=VIT),
-            text=dict(TEXT, trainable='.'),
+            text=dict(TEXT, trainable=trainable),
             data_preprocessor=dict(
                 type='mmaction.MultiModalDataPreprocessor',
                 preprocessors=dict(text=dict(type='CaptionPreprocessor')),
@@ -57,12 +57,16 @@ def step(model: Any, part: slice = slice(None)) -> dict[str, Tensor]:
     return {'loss': loss.detach(), **gradients}
 
 
-def main(out: str) -> None:
-    """Take the step as one of several processes."""
+def main(out: str, keep: str) -> None:
+    """Take the step as one of several processes, its captions encoded before or not."""
     init_dist('pytorch', backend='gloo')
     rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
     size = 8 // world
-    model = MMDistributedDataParallel(build(), find_unused_parameters=False)
+    kept = keep == 'True'
+    model = build(None if kept else '.')
+    if kept:
+        model.keep_captions(batch()[0]['text'])
+    model = MMDistributedDataParallel(model, find_unused_parameters=False)
     found = step(model, slice(rank * size, rank * size + size))
     torch.save(found, f'{out}.{rank}')
     torch.distributed.destroy_process_group()

@@ -1,5 +1,12 @@
 """Hooks of the training and testing loops."""
 
+from .captions import CaptionCacheHook
 from .hooks import ModelInfoHook, ReseedHook, TrainableCheckpointHook, seed_worker
 
-__all__ = ['ModelInfoHook', 'ReseedHook', 'TrainableCheckpointHook', 'seed_worker']
+__all__ = [
+    'CaptionCacheHook',
+    'ModelInfoHook',
+    'ReseedHook',
+    'TrainableCheckpointHook',
+    'seed_worker',
+]

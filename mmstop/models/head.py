@@ -55,9 +55,11 @@ class CLIPTextHead(BaseHead):
         self._cache: Optional[Tensor] = None
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Score features against the sentences: (B, E) -> (B, K)."""
-        scale = self.text.logit_scale.exp()
-        return scale * F.normalize(x, dim=-1) @ self._sentence_features(x.device).T
+        """Score features against the sentences: (B, E) -> (B, K), float32."""
+        sentences, scale = self._sentence_features(x.device), self.text.logit_scale
+        # Half precision would round the scores, which go up to 100, to 0.06 or 0.5.
+        with torch.autocast(x.device.type, enabled=False):
+            return scale.exp() * F.normalize(x.float(), dim=-1) @ sentences.T
 
     def train(self, mode: bool = True) -> 'CLIPTextHead':
         if mode and self._learns():
@@ -82,4 +84,4 @@ class CLIPTextHead(BaseHead):
         return self._cache
 
     def _encode(self, device: torch.device) -> Tensor:
-        return F.normalize(self.text(self._tokens.to(device)), dim=-1).float()
+        return F.normalize(self.text(self._tokens.to(device)).float(), dim=-1)
