@@ -143,9 +143,7 @@ def test_autocast_keeps_loss_and_gradients(dtype):
         found = retrieval_step.step(retrieval_step.build())
     assert found['loss'].item() == pytest.approx(expected['loss'].item(), rel=0.02)
     for name, value in expected.items():
-        assert found[name].isfinite().all(), name
-        print(name, (found[name] - value).norm() / value.norm())
-    assert 0
+        assert (found[name] - value).norm() / value.norm() < 0.2, name
 
 
 @pytest.mark.parametrize('processes, kept', [(2, False), (4, False), (2, True)])

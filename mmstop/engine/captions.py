@@ -54,7 +54,7 @@ class CaptionCacheHook(Hook):
         size = (n * model.text.out_dim * 4 + n * L * tokens.element_size()) / 1e6
         if size > self.max_mb:
             raise ValueError(
-                f'CaptionCacheHook: the features of {n:,} captions take {size:,.3f} MB, '
+                f'CaptionCacheHook: features of {n:,} captions take {size:,.3f} MB, '
                 f'max_mb={self.max_mb} allows less; raise max_mb, or leave the '
                 f'hook out of custom_hooks'
             )
