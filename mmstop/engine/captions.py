@@ -23,7 +23,7 @@ class CaptionCacheHook(Hook):
     tower in every step. Captions that a random transform such as ``MirrorCaption``
     changes are encoded in their batch, as all are without this hook::
 
-        custom_hooks = [dict(type='ReseedHook'), dict(type='CaptionCacheHook')]
+        custom_hooks = [*_base_.custom_hooks, dict(type='CaptionCacheHook')]
 
     The features depend on the order of the data set only, not on the batches, so that
     a resumed run has those of an undisturbed one.
