@@ -23,6 +23,8 @@ CASES = list(
         (5, 1),  # frames
     )
 )
+KEPT = 'retrieval with kept captions'
+CASES.append((KEPT, torch.float32, 5))
 CLASSES = ('red', 'green', 'blue')
 CAPTIONS = (
     'a red circle', 'the red shape', 'a blue square', 'a green ring', 'one dot',
@@ -30,7 +32,7 @@ CAPTIONS = (
 )  # fmt: skip
 VIDEOS = ('red', 'red', 'blue', 'green', None, 'blue', None, 'red')
 BACKBONE = dict(type='STOPCLIPViT', clip=VIT)
-TASKS = dict(
+TASKS: dict[str, dict] = dict(
     recognition=dict(
         type='mmaction.Recognizer3D',
         backbone=BACKBONE,
@@ -47,12 +49,16 @@ TASKS = dict(
         ),
     ),
 )
+TASKS[KEPT] = dict(TASKS['retrieval'], text=TEXT)
 
 
 def build(task: str) -> Any:
     """Build a STOP of a task; that of retrieval has a text tower that learns too."""
     torch.manual_seed(0)
-    return MODELS.build(TASKS[task])
+    model = MODELS.build(TASKS[task])
+    if task == KEPT:
+        model.keep_captions(model.text.tokenize(CAPTIONS))
+    return model
 
 
 def videos(frames: int) -> Tensor:

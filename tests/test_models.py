@@ -16,6 +16,9 @@ from mmstop.registry import MODELS
 HEAD = dict(type='CLIPTextHead', text=TEXT, classes=['jump', 'kick_ball', 'Run'])
 
 
+NEAR = dict(atol=0.02, rtol=0.02)  # of losses, in and out of half precision
+
+
 def samples(*labels):
     return [ActionDataSample().set_gt_label(label) for label in labels]
 
@@ -61,6 +64,22 @@ def test_sentences_of_a_learning_tower_follow_it():
     with torch.no_grad():
         head.text.ln_final.weight.mul_(torch.rand(32))
     assert not torch.allclose(head.eval()(features), before)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('trainable', [None, '.'])
+def test_autocast_rounds_no_score_of_the_head(dtype, trainable):
+    head = MODELS.build(dict(HEAD, text=dict(TEXT, trainable=trainable)))
+    features = torch.randn(3, 32).to(dtype).requires_grad_()
+    with torch.autocast('cpu', dtype):
+        scores, labels = head(features), samples(2, 0, 1)
+        loss = head.loss(features, labels)['loss_cls']
+    torch.testing.assert_close(loss, head.loss(features, labels)['loss_cls'], **NEAR)
+    if trainable is None:
+        assert torch.equal(scores, head(features.float()))
+    loss.backward()
+    learning = [p for p in head.parameters() if p.requires_grad]
+    assert all(p.grad.isfinite().all() for p in [features, *learning])
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,20 @@ def test_a_batch_of_one_video_has_no_negatives():
     assert loss.item() == 0
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_keeps_loss_and_gradients(dtype):
+    def step():
+        model = distributed_step.build('retrieval')
+        return distributed_step.step(model, 'retrieval', torch.float32, 5)
+
+    expected = step()
+    with torch.autocast('cpu', dtype):
+        found = step()
+    assert found['loss'].item() == pytest.approx(expected['loss'].item(), rel=0.02)
+    for name, value in expected.items():
+        assert (found[name] - value).norm() / value.norm() < 0.2, name
+
+
 # --- Captions -----------------------------------------------------------------------
 
 

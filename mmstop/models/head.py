@@ -60,10 +60,11 @@ class CLIPTextHead(BaseHead):
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Score features against the sentences: (B, E) -> (B, K), at least float32."""
-        scale = self.text.logit_scale.exp()
-        scores = scale * F.normalize(x, dim=-1) @ self._sentence_features(x.device).T
-        # MMAction2 measures accuracy with numpy, which has no bfloat16.
-        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+        sentences, scale = self._sentence_features(x.device), self.text.logit_scale
+        # Half precision would round the scores, which go up to 100, to 0.06 or 0.5.
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.normalize(at_least_float32(x), dim=-1)
+            return scale.exp() * x @ sentences.T
 
     def train(self, mode: bool = True) -> 'CLIPTextHead':
         if mode and self._learns():
@@ -89,4 +90,4 @@ class CLIPTextHead(BaseHead):
 
     def _encode(self, device: torch.device) -> Tensor:
         sentences = self.text(self._tokens.to(device))
-        return at_least_float32(F.normalize(sentences, dim=-1))
+        return F.normalize(at_least_float32(sentences), dim=-1)

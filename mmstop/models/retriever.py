@@ -20,6 +20,8 @@ __all__ = ['CLIPRetriever', 'CaptionPreprocessor', 'contrastive_loss', 'video_id
 
 Tokens = Union[Tensor, Sequence[Tensor]]
 
+CHUNK = 256  # captions that are encoded together when they are kept
+
 
 @MODELS.register_module()
 class CLIPRetriever(BaseModel):
@@ -27,7 +29,8 @@ class CLIPRetriever(BaseModel):
 
     The inputs of every mode are a dict with ``imgs``, (B, V, 3, T, H, W) for V clips or
     crops of a video, whose embeddings are averaged, and ``text``, token ids:
-    (B, L) for one caption a video, (B, k, L) for k, or B tensors (k_i, L).
+    (B, L) for one caption a video, (B, k, L) for k, or B tensors (k_i, L). The loss
+    reads what :meth:`keep_captions` encoded instead of encoding it anew.
 
     Args:
         backbone: config of the video tower, any method.
@@ -52,6 +55,36 @@ class CLIPRetriever(BaseModel):
                 f'the video tower embeds in {self.backbone.out_dim} dimensions, the '
                 f'text tower in {self.text.out_dim}; give both the same architecture'
             )
+        self._rows: dict[bytes, int] = {}  # of kept captions, in the features below
+        self._features = torch.empty(0, self.text.out_dim)
+
+    def keep_captions(self, tokens: Tensor) -> None:
+        """Encode captions, (n, L) token ids, and keep their features for the loss.
+
+        They are float32, whatever autocast says, in plain attributes that no checkpoint
+        and no broadcast sees, and replace those kept before. Loading a state drops
+        them. Equal captions in equal order give bit-equal features.
+
+        Raises:
+            ValueError: the text tower has trainable parameters.
+        """
+        learning = [name for name, p in self.text.named_parameters() if p.requires_grad]
+        if learning:
+            raise ValueError(
+                f'the text tower learns ({len(learning)} trainable parameters, such as '
+                f'{learning[0]!r}), so that its features do not keep; freeze it, or '
+                f'leave CaptionCacheHook out of custom_hooks'
+            )
+        device = self.text.logit_scale.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            # A step reads few rows, so they can lie where memory is cheap.
+            parts = [self.text(part.to(device)).cpu() for part in tokens.split(CHUNK)]
+        self._features = torch.cat(parts)
+        self._rows = {key: row for row, key in enumerate(_keys(tokens))}
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._rows = {}
+        super()._load_from_state_dict(*args)
 
     def forward(
         self,
@@ -74,9 +107,11 @@ class CLIPRetriever(BaseModel):
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"mode={mode!r}, expected 'tensor', 'loss' or 'predict'")
         tokens, counts = _flatten(inputs['text'])
-        video, text = self._embed(inputs['imgs']), self.text(tokens)
+        video = self._embed(inputs['imgs'])
         if mode == 'loss':
+            text = self._recall(tokens)
             return {'loss_contrastive': self._loss(video, text, data_samples)}
+        text = self.text(tokens)
         if mode == 'predict':
             return _write(video, text.split(counts), data_samples)
         return video, text
@@ -84,6 +119,17 @@ class CLIPRetriever(BaseModel):
     def _embed(self, imgs: Tensor) -> Tensor:
         """(B, V, 3, T, H, W) -> (B, E)."""
         return self.backbone(imgs.flatten(0, 1)).unflatten(0, imgs.shape[:2]).mean(1)
+
+    def _recall(self, tokens: Tensor) -> Tensor:
+        """Look up the captions that are kept, encode the others: (B, L) -> (B, E)."""
+        if not self._rows:
+            return self.text(tokens)
+        rows = [self._rows.get(key, -1) for key in _keys(tokens)]
+        features = self._features[rows].to(tokens.device)
+        new = [i for i, row in enumerate(rows) if row < 0]
+        if new:
+            features[new] = self.text(tokens[new]).to(features)
+        return features
 
     def _loss(
         self, video: Tensor, text: Tensor, samples: Optional[Sequence[Any]]
@@ -101,6 +147,11 @@ def _flatten(text: Tokens) -> tuple[Tensor, list[int]]:
     """Lay captions in one list: (captions, L), and how many each video has."""
     captions = [ids.reshape(-1, ids.shape[-1]) for ids in text]
     return torch.cat(captions), [len(ids) for ids in captions]
+
+
+def _keys(tokens: Tensor) -> list[bytes]:
+    """Name each caption of (n, L) by its token ids."""
+    return [ids.tobytes() for ids in tokens.cpu().numpy()]
 
 
 def _write(

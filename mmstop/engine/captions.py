@@ -1,0 +1,95 @@
+"""A hook that encodes the captions of the training data once."""
+
+from typing import Any
+
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor
+
+from mmstop.datasets import CaptionTokenize
+from mmstop.models import CLIPRetriever
+from mmstop.registry import HOOKS
+
+__all__ = ['CaptionCacheHook']
+
+
+@HOOKS.register_module()
+class CaptionCacheHook(Hook):
+    """Encode each distinct caption of the training data once, before training.
+
+    ``CLIPRetriever`` then looks its features up instead of running the frozen text
+    tower in every step. Captions that a random transform such as ``MirrorCaption``
+    changes are encoded in their batch, as all are without this hook::
+
+        custom_hooks = [*_base_.custom_hooks, dict(type='CaptionCacheHook')]
+
+    The features depend on the order of the data set only, not on the batches, so that
+    a resumed run has those of an undisturbed one.
+
+    Args:
+        max_mb: largest size of features and token ids in the main memory of every
+            process, in MB of 1e6 bytes. More is an error: it shows before training,
+            and encoding what does not fit in every step would undo what was asked for.
+
+    Raises:
+        ValueError: before training, if the model is no ``CLIPRetriever`` or its text
+            tower learns, a data set has no ``CaptionTokenize`` in its pipeline, or
+            ``max_mb`` is too small.
+    """
+
+    def __init__(self, max_mb: float = 1024) -> None:
+        self.max_mb = max_mb
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(model, CLIPRetriever):
+            raise ValueError(
+                f'CaptionCacheHook is for CLIPRetriever, the model is a '
+                f'{type(model).__name__}; leave the hook out of custom_hooks'
+            )
+        tokens = _distinct_captions(runner.train_dataloader.dataset)
+        n, L = tokens.shape
+        size = (n * model.text.out_dim * 4 + n * L * tokens.element_size()) / 1e6
+        if size > self.max_mb:
+            raise ValueError(
+                f'CaptionCacheHook: features of {n:,} captions take {size:,.3f} MB, '
+                f'max_mb={self.max_mb} allows less; raise max_mb, or leave the '
+                f'hook out of custom_hooks'
+            )
+        model.keep_captions(tokens)
+        runner.logger.info(f'{n:,} captions encoded once, {size:,.3f} MB')
+
+
+def _distinct_captions(dataset: Any) -> Tensor:
+    """Tokenise the captions of a data set, (n, L), in the order of their first use."""
+    parts = _parts(dataset)
+    tokenizers = [_tokenizer(part) for part in parts]
+    texts: dict[str, None] = {}
+    for part in parts:
+        for i in range(len(part)):
+            text = part.get_data_info(i)['text']
+            texts.update(dict.fromkeys([text] if isinstance(text, str) else text))
+    return tokenizers[0]({'text': list(texts)})['text']
+
+
+def _parts(dataset: Any) -> list[Any]:
+    """Find the data sets inside MMEngine's wrappers."""
+    if isinstance(dataset, ConcatDataset):
+        return [part for inner in dataset.datasets for part in _parts(inner)]
+    if isinstance(dataset, (RepeatDataset, ClassBalancedDataset)):
+        return _parts(dataset.dataset)
+    return [dataset]
+
+
+def _tokenizer(dataset: Any) -> CaptionTokenize:
+    pipeline = getattr(dataset, 'pipeline', None)
+    for step in getattr(pipeline, 'transforms', []):
+        if isinstance(step, CaptionTokenize):
+            return step
+    raise ValueError(
+        f'CaptionCacheHook: {type(dataset).__name__} has no CaptionTokenize in its '
+        f'pipeline, so that its captions are not known before training; add it, or '
+        f'leave the hook out of custom_hooks'
+    )
