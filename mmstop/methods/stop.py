@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
+from mmstop.towers.base import at_least_float32
 
 __all__ = ['STOPCLIPViT', 'STOPTrace']
 
@@ -130,7 +131,7 @@ class SpatialPrompter(nn.Module):
 
     def score(self, patches: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Compute M and W^s, both (B, T, N), from (B, T, N, D) and A (B, T, N)."""
-        dynamics = self.scorer(patches).float().square().mean(-1)  # Eq. 4
+        dynamics = at_least_float32(self.scorer(patches)).square().mean(-1)  # Eq. 4
         if self.normalize_dynamics:
             dynamics = dynamics / dynamics.sum(-1, keepdim=True)
         saliency = self.alpha * attention + (1 - self.alpha) * dynamics  # Eq. 5
@@ -219,10 +220,11 @@ class TemporalPrompter(nn.Module):
 
     def _variation(self, change: Tensor, patches: Tensor, region: Tensor) -> Tensor:
         """Compute W^t (B, T - 1), in [0, 1] within each video (Eq. 9, 10)."""
-        energy = self.scorer(change).float().square().mean(-1)
+        energy = at_least_float32(self.scorer(change)).square().mean(-1)
         energy = (energy * (1 + self.beta * region)).mean(-1)
         low, high = energy.amin(1, keepdim=True), energy.amax(1, keepdim=True)
-        still = high < STILL * patches.float().square().mean((1, 2, 3))[:, None]
+        size = at_least_float32(patches).square().mean((1, 2, 3))
+        still = high < STILL * size[:, None]
         alike = high - low <= ALIKE * high
         # Where a video is still or alike, the quotient is replaced: keep it finite.
         span = torch.where(still | alike, torch.ones_like(high), high - low)

@@ -13,6 +13,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
 from mmstop.registry import MODELS
+from mmstop.towers.base import at_least_float32
 
 __all__ = ['CLIPRetriever', 'CaptionPreprocessor', 'contrastive_loss', 'video_ids']
 
@@ -155,7 +156,7 @@ def contrastive_loss(
 
 def _unit(x: Tensor) -> Tensor:
     """Bring to unit norm, at least in float32."""
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    return F.normalize(at_least_float32(x), dim=-1)
 
 
 class _Gather(torch.autograd.Function):

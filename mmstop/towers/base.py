@@ -11,7 +11,12 @@ from mmstop.registry import MODELS
 
 from .merging import PatchMerger
 
-__all__ = ['Tower', 'TunedTower']
+__all__ = ['Tower', 'TunedTower', 'at_least_float32']
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Bring what mixed precision has shortened back to float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Tower(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmstop.registry import MODELS
 
-from .base import Tower
+from .base import Tower, at_least_float32
 from .weights import build_clip, resolve_arch
 
 __all__ = ['CLIPText', 'CLIPTower', 'CLIPViT']
@@ -117,6 +117,7 @@ class CLIPTower(Tower):
             out = self._attend_once(i, x.squeeze(-2), context, mask)
             return block.ls_1(block.attn.out_proj(out.unsqueeze(-2)))
         q, k, v = self._qkv(i, x, context)
+        mask = mask if mask is None else torch.atleast_2d(mask)
         if mask is not None and mask.dim() > 2:
             # (..., L, M) -> (prod(...), 1, L, M): the same for every head
             mask = mask.expand(*x.shape[:-2], *mask.shape[-2:])
@@ -310,7 +311,7 @@ class CLIPViT(CLIPTower):
     def cls_attention(self, i: int, x: Tensor) -> Tensor:
         N = self.grid[0] * self.grid[1]
         scores = self._scores(i, x[..., 0, :], self.blocks[i].ln_1(x[..., -N:, :]))
-        return scores.float().softmax(-1).mean(-2)  # over heads
+        return at_least_float32(scores).softmax(-1).mean(-2)  # over heads
 
 
 @MODELS.register_module()
