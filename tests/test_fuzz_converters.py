@@ -197,8 +197,9 @@ def test_ids_and_captions_come_through(case, splits, videos):
 scalars = one_of(none(), booleans(), integers(), floats(), text(max_size=5))
 values = recursive(
     scalars,
-    lambda inner: lists(inner, max_size=3)
-    | dictionaries(text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        lists(inner, max_size=3) | dictionaries(text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 INPUTS = [(case, name) for case, (inputs, _) in CASES.items() for name in inputs]
@@ -245,7 +246,9 @@ HALF = b'[{"video": "a\\ud800", "description": "x"}]'
 
 
 @fuzz(500, few=10, fault=faults(), videos=booleans(), optional=booleans())
-@example(fault=('didemo', 'annotations/val_data.json', HALF), videos=True, optional=False)
+@example(
+    fault=('didemo', 'annotations/val_data.json', HALF), videos=True, optional=False
+)
 def test_a_faulty_file_is_one_line(fault, videos, optional):
     case, file, content = fault
     with tempfile.TemporaryDirectory() as name:

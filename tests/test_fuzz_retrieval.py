@@ -3,12 +3,12 @@
 import string
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from fuzz import draws, fuzz, seeds
-from hypothesis import example
 from hypothesis.strategies import (
     booleans,
     composite,
@@ -40,17 +40,13 @@ from mmstop.registry import MODELS
 
 # --- The metric -----------------------------------------------------------------------
 
-CHUNK = 'mmstop.evaluation.retrieval.CHUNK'
 chunks = sampled_from([1, 7, 50, 2**24])
 captions = lists(integers(1, 4), min_size=1, max_size=12)
 
 
 def in_chunks(size):
     """Let the metric compute so many scores at a time."""
-    patch = pytest.MonkeyPatch.context()
-    context = patch.__enter__()
-    context.setattr(CHUNK, size)
-    return patch
+    return mock.patch('mmstop.evaluation.retrieval.CHUNK', size)
 
 
 @composite

@@ -1,4 +1,4 @@
-"""STOP on random options and batches against the slow reference and its own promises."""
+"""STOP with random options on random batches: the slow reference and invariants."""
 
 from unittest import mock
 
@@ -73,9 +73,7 @@ def near(found, expected, tolerance):
 
 
 @fuzz(250, options=options, kinds=kinds, T=integers(1, 9), seed=seeds, dtype=dtypes)
-@example(
-    options=NONE, kinds=['wild'], T=1, seed=0, dtype=torch.float64
-)
+@example(options=NONE, kinds=['wild'], T=1, seed=0, dtype=torch.float64)
 @torch.no_grad()
 def test_equals_the_equations(options, kinds, T, seed, dtype):
     model, videos = build(options, dtype=dtype), batch(kinds, T, seed, dtype)
@@ -114,8 +112,9 @@ def test_a_video_does_not_depend_on_its_batch(
 @torch.no_grad()
 def test_trace_satisfies_the_equations(options, kinds, T, seed):
     trace = build(options).trace(batch(kinds, T, seed))
-    B, N, spatial, eta = len(kinds), 16, options['num_spatial'], options['temporal_scale']
-    assert trace.region.shape == (B, T, N) and trace.num_prompts.shape == (B, T - 1)
+    spatial, eta = options['num_spatial'], options['temporal_scale']
+    B = len(kinds)
+    assert trace.region.shape == (B, T, 16) and trace.num_prompts.shape == (B, T - 1)
     near(trace.attention.sum(-1), torch.ones(B, T), 1e-5)
     assert (trace.attention >= 0).all() and (trace.dynamics >= 0).all()
     if spatial:

@@ -5,7 +5,6 @@ import math
 import tempfile
 from pathlib import Path
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from fuzz import draws, fuzz, seeds
