@@ -1,5 +1,6 @@
 """The metric, the losses and the captions' transforms on random input against loops."""
 
+import functools
 import string
 import tempfile
 from pathlib import Path
@@ -146,14 +147,14 @@ def test_contrastive_loss_is_the_written_out_sum(names, seed, E, scale, dtype):
         video, text, torch.tensor(scale, dtype=dtype), video_ids(samples, B)
     )
     scale = float(torch.tensor(scale, dtype=dtype))
-    expected = slow_loss(video.double(), text.double(), scale, names)
+    expected = slow_loss(video.detach().double(), text.detach().double(), scale, names)
     assert found.item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
     found.backward()
     assert video.grad.isfinite().all() and text.grad.isfinite().all()
 
 
 @fuzz(
-    100, classes=lists(text(string.ascii_lowercase, min_size=1, max_size=4),
+    60, classes=lists(text(string.ascii_lowercase, min_size=1, max_size=4),
     min_size=1, max_size=6, unique=True), B=integers(1, 4), seed=seeds,
 )  # fmt: skip
 def test_head_is_scaled_cosine(classes, B, seed):
@@ -177,10 +178,15 @@ def test_head_is_scaled_cosine(classes, B, seed):
 # --- Captions -------------------------------------------------------------------------
 
 
+@functools.cache
+def tokenizer(max_tokens):
+    return CaptionTokenize(arch=TINY, max_tokens=max_tokens)
+
+
 @fuzz(200, captions=lists(text(max_size=40), min_size=1, max_size=3),
       max_tokens=integers(3, 16))  # fmt: skip
 def test_tokens_keep_their_end(captions, max_tokens):
-    cut = CaptionTokenize(arch=TINY, max_tokens=max_tokens)
+    cut = tokenizer(max_tokens)
     found = cut({'text': list(captions)})['text']
     assert found.shape == (len(captions), max_tokens) and found.dtype == torch.int64
     start, end = cut.tokenizer.sot_token_id, cut.tokenizer.eot_token_id

@@ -90,7 +90,7 @@ def _check_option(cfg: Config, option: str, options: dict) -> None:
         if key in MARKS:
             return
         if isinstance(node, (list, tuple)):
-            if not (key.isdigit() and int(key) < len(node)):
+            if not (key.isdecimal() and int(key) < len(node)):
                 raise ConfigError(
                     f'--cfg-options {option}: {place.path} is a list of {len(node)}; '
                     f'after it comes a number from 0 to {len(node) - 1}, not {key!r}'
