@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fuzz import draws, fuzz, seeds
+from hypothesis import example
 from hypothesis.strategies import (
     booleans,
     composite,
@@ -35,7 +36,6 @@ from test_retrieval import slow_loss
 from tiny import TEXT, TINY
 
 from mmstop.datasets import CaptionTokenize, MirrorCaption
-from mmstop.evaluation.retrieval import ranks
 from mmstop.models.retriever import contrastive_loss, video_ids
 from mmstop.registry import MODELS
 
@@ -79,26 +79,10 @@ def test_metric_equals_a_double_loop(captions, seed, E, chunk):
 
 
 @fuzz(
-    200, queries=lists(integers(0, 4), min_size=1, max_size=12),
-    others=lists(integers(0, 4), max_size=12), chunk=chunks, seed=seeds,
-)  # fmt: skip
-def test_ranks_count(queries, others, chunk, seed):
-    """Any number of a video's items on both sides, in any order, with many ties."""
-    gallery_owner = torch.tensor(queries + others)
-    gallery = draws(seed)(len(gallery_owner), 2).round()
-    query_owner, query = torch.tensor(queries), draws(seed + 1)(len(queries), 2).round()
-    with in_chunks(chunk):
-        found = ranks(query, query_owner, gallery, gallery_owner)
-    for q, owner, rank in zip(query, query_owner, found.tolist()):
-        scores = gallery @ q
-        own = gallery_owner == owner
-        assert rank == 1 + int((scores[~own] >= scores[own].max()).sum())
-
-
-@fuzz(
     150, captions=captions, seed=seeds, chunk=chunks,
     temperature=sampled_from([0.005, 0.01, 0.1, 1.0]),
 )  # fmt: skip
+@example(captions=[1, 4], seed=0, chunk=1, temperature=0.005)
 def test_dual_softmax_is_two_matrices(captions, seed, chunk, temperature):
     samples = draw(captions, seed=seed)
     with in_chunks(chunk):

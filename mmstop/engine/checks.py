@@ -87,8 +87,6 @@ def _check_option(cfg: Config, option: str, options: dict) -> None:
     node: Any = cfg
     place = top(cfg)
     for key in keys:
-        if key in MARKS:
-            return
         if isinstance(node, (list, tuple)):
             if not (key.isdecimal() and int(key) < len(node)):
                 raise ConfigError(
@@ -98,7 +96,8 @@ def _check_option(cfg: Config, option: str, options: dict) -> None:
             node, place = node[int(key)], enter(place, key)
         elif isinstance(node, (dict, Config)):
             if key not in node:
-                _check_new_key(key, node, place, option, options)
+                if key not in MARKS:
+                    _check_new_key(key, node, place, option, options)
                 return
             node, place = node[key], enter(place, key)
         else:

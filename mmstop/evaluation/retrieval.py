@@ -215,13 +215,22 @@ def ranks(
         scores = chunk @ gallery.T
         if adjust is not None:
             scores = adjust(scores)
-        # A product of matrices may sum in another order at another place; rounded to
-        # float32, scores that are equal compare as equal.
-        scores = scores.float()
+        # A product of matrices may sum in another order at another place; rounded,
+        # scores that are equal compare as equal.
+        scores = _rounded(scores)
         own = owners[:, None] == gallery_owner
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
         found.append(1 + (~(scores < best) & ~own).sum(1))
     return torch.cat(found)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Round float64 to the precision of float32 and keep its range.
+
+    A dual softmax is often too small for float32, where all of those would tie.
+    """
+    mantissa, exponent = x.frexp()
+    return mantissa.float() * exponent.double().exp2()
 
 
 def dual_softmax(queries: Tensor, gallery: Tensor, temperature: float) -> Adjust:
