@@ -136,6 +136,7 @@ keys = lists(parts, min_size=1, max_size=5).map('.'.join)
 @fuzz(400, few=10, key=keys, known=sampled_from(['', *CHECKED]))
 @example(key='²', known='param_scheduler')
 @example(key='type', known='model.cls_head.classes')
+@example(key='0', known='model.cls_head.classes')
 @example(key='type', known='model.backbone.clip.weights')
 def test_any_key_is_taken_or_refused(key, known):
     option = f'{known}.{key}' if known else key
