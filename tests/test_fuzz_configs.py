@@ -76,7 +76,7 @@ options = fixed_dictionaries(
 )
 
 
-@fuzz(150, options=options, T=integers(1, 4), seed=seeds)
+@fuzz(100, options=options, T=integers(1, 4), seed=seeds)
 def test_valid_options_make_a_model_that_runs(options, T, seed):
     cfg = load_config(str(CONFIG), dict(options))
     check_config(cfg, [])
