@@ -52,10 +52,10 @@ def slow_ranks(samples, score=cosine):
     for v, own in enumerate(texts):
         for text in own:
             right = score(text, videos[v])
-            t2v.append(sum(score(text, video) >= right for video in videos))
-        best = max(score(text, videos[v]) for text in own)
+            t2v.append(sum(not score(text, video) < right for video in videos))
+        best = np.max([score(text, videos[v]) for text in own])  # NaN if there is one
         others = [t for w, captions in enumerate(texts) if w != v for t in captions]
-        v2t.append(1 + sum(score(text, videos[v]) >= best for text in others))
+        v2t.append(1 + sum(not score(text, videos[v]) < best for text in others))
     return t2v, v2t
 
 

@@ -188,10 +188,12 @@ FAULTS = {
     '{"a.mp4": "one"}': "'a.mp4' has 'one', expected a list",
     '["a.mp4"]': r'expected \{"video.mp4": \["caption", ...\], ...\}',
     '{}': 'with at least one video',
+    '{"a.mp4": ["\\ud83d"]}': r"a.mp4.*\\ud83d' ends in half a character",
+    '{"a.mp4": [' + 5000 * '9' + ']}': 'not a whole JSON file.*limit',
 }
 
 
-@pytest.mark.parametrize('text', FAULTS)
+@pytest.mark.parametrize('text', FAULTS, ids=lambda text: text[:40])
 def test_faulty_annotations(text, tmp_path):
     path = tmp_path / 'captions.json'
     path.write_text(text)

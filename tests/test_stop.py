@@ -23,7 +23,7 @@ def conv3d(scorer, x):
     z = F.pad(z, (1, 1, 1, 1))
     T = x.shape[0]
     weight = scorer.conv.weight  # (C, C, 3, 3, 3)
-    out = torch.zeros(weight.shape[0], T, rows, cols)
+    out = x.new_zeros(weight.shape[0], T, rows, cols)
     for t in range(T):
         for r in range(rows):
             for c in range(cols):
@@ -36,10 +36,13 @@ def spatial_reference(model, h, attention):
     """Eq. 1 to 7 for one video: tokens (T, N, D), A (T, N)."""
     prompter = model.spatial
     T, N, D = h.shape
-    M = (conv3d(prompter.scorer, h) ** 2).mean(-1)
-    M = M / M.sum(-1, keepdim=True)
-    W = 0.4 * attention + 0.6 * M
     prompted, region = h.clone(), torch.zeros(T, N, dtype=torch.bool)
+    if prompter is None:
+        return h.new_zeros(T, N), h.new_zeros(T, N), prompted, region
+    M = (conv3d(prompter.scorer, h) ** 2).mean(-1)
+    if prompter.normalize_dynamics:
+        M = M / M.sum(-1, keepdim=True)
+    W = prompter.alpha * attention + (1 - prompter.alpha) * M
     for i in range(T):
         ranked = sorted(range(N), key=lambda j: (-W[i, j].item(), j))
         for j in ranked[: prompter.num_spatial]:
@@ -52,14 +55,14 @@ def spatial_reference(model, h, attention):
 
 def temporal_reference(model, h, region):
     """Eq. 8 to 12 for one video: W^t, N^t and each gap's prompts."""
-    prompter = model.temporal
-    if len(h) == 1:
-        return h.new_zeros(0), [], []
+    prompter, gaps = model.temporal, len(h) - 1
+    if prompter is None or not gaps:
+        return h.new_zeros(gaps), [0] * gaps, [h.new_zeros(0, h.shape[2])] * gaps
     change = h[1:] - h[:-1]
     E = conv3d(prompter.scorer, change)
     energy = torch.stack(
         [
-            ((1 + 4.0 * region[i + 1].float()) * (E[i] ** 2).sum(-1)).sum()
+            ((1 + prompter.beta * region[i + 1]) * (E[i] ** 2).sum(-1)).sum()
             / (h.shape[1] * h.shape[2])
             for i in range(len(change))
         ]
@@ -67,13 +70,13 @@ def temporal_reference(model, h, region):
     low, high = energy.min(), energy.max()
     if high < 1e-6 * (h**2).mean():
         W = torch.zeros_like(energy)
-    elif len(energy) == 1:
+    elif high - low <= 1e-4 * high:
         W = torch.ones_like(energy)
     else:
         W = (energy - low) / (high - low)
     counts, prompts = [], []
     for i, w in enumerate(W.tolist()):
-        n = math.ceil(12 * w)
+        n = math.ceil(prompter.temporal_scale * w)
         start = sum(range(n))  # the layers before the n-th give 1 + 2 + .. tokens
         tokens = prompter.bank(prompter.trunk(change[i])).unflatten(0, (-1, h.shape[2]))
         counts.append(n)

@@ -216,6 +216,14 @@ TRAIN_ERRORS = {
         ['--cfg-options', 'param_scheduler.3.T_max=1'],
         r'param_scheduler is a list of 1; .* from 0 to 0, not .3.',
     ),
+    'option_for_an_item': (
+        ['--cfg-options', 'model.cls_head.classes.0=pink'],
+        'cannot replace one item of a list; set model.cls_head.classes to the whole',
+    ),
+    'option_below_a_value': (
+        ['--cfg-options', f'{WEIGHTS}.type=x'],
+        'model.backbone.clip.weights is None and has no keys',
+    ),
     'option_of_a_hook': (
         ['--cfg-options', 'default_hooks.checkpiont.interval=2'],
         "default_hooks has no 'checkpiont'; did you mean 'checkpoint'",

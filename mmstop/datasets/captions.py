@@ -16,7 +16,8 @@ def read_json(path: Union[str, Path]) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        AnnotationError: the file is not UTF-8, no whole JSON, or has a key twice.
+        AnnotationError: the file is not UTF-8, no whole JSON, or has a key twice or
+            half a character.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -33,10 +34,19 @@ def read_json(path: Union[str, Path]) -> Any:
         raise FileNotFoundError(f'{path}: there is no such file')
     try:
         text = Path(path).read_text(encoding='utf-8-sig')
-        return json.loads(text, object_pairs_hook=unique)
+        content = json.loads(text, object_pairs_hook=unique)
+        json.dumps(content, ensure_ascii=False).encode()  # fails for half a character
+        return content
+    except AnnotationError:
+        raise
+    except UnicodeEncodeError as error:
+        raise AnnotationError(
+            f'{path}: {error.object[max(0, error.start - 20) : error.end]!r} ends in '
+            f'half a character, which no text can hold; mend the entry'
+        ) from None
     except UnicodeDecodeError as error:
         raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number without end
         raise AnnotationError(
             f'{path}: not a whole JSON file ({error}); it may be cut short or another '
             f'kind of file, fetch it again'

@@ -87,19 +87,23 @@ def _check_option(cfg: Config, option: str, options: dict) -> None:
         raise ConfigError(_no_such_key(cfg, option))
     node: Any = cfg
     place = top(cfg)
-    for key in keys:
-        if key in MARKS:
-            return
+    for depth, key in enumerate(keys, start=1):
         if isinstance(node, (list, tuple)):
-            if not (key.isdigit() and int(key) < len(node)):
+            if not (key.isdecimal() and int(key) < len(node)):
                 raise ConfigError(
                     f'--cfg-options {option}: {place.path} is a list of {len(node)}; '
                     f'after it comes a number from 0 to {len(node) - 1}, not {key!r}'
                 )
+            if depth == len(keys) and not isinstance(options[option], dict):
+                raise ConfigError(
+                    f'--cfg-options {option}: MMEngine cannot replace one item of a '
+                    f'list; set {place.path} to the whole list instead'
+                )
             node, place = node[int(key)], enter(place, key)
         elif isinstance(node, (dict, Config)):
             if key not in node:
-                _check_new_key(key, node, place, option, options)
+                if key not in MARKS:
+                    _check_new_key(key, node, place, option, options)
                 return
             node, place = node[key], enter(place, key)
         else:

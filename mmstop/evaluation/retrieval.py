@@ -252,8 +252,9 @@ def exact_ranks(
 ) -> Tensor:
     """Rank the best of each query's own items among those of others.
 
-    Scores are computed in float64 and compared as float32, so that equal features tie
-    wherever they stand.
+    Scores are computed in float64 and compared rounded to the precision of float32: a
+    product of matrices may sum in another order at another place, and yet equal
+    features tie.
 
     Args:
         queries: (Q, E), float64 of unit norm.
@@ -270,11 +271,20 @@ def exact_ranks(
         scores = chunk @ gallery.T
         if adjust is not None:
             scores = adjust(scores)
-        scores = scores.float()
+        scores = _rounded(scores)
         own = owners[:, None] == gallery_owner
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
         found.append(1 + (~(scores < best) & ~own).sum(1))
     return torch.cat(found)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Round float64 to the precision of float32 and keep its range.
+
+    A dual softmax is often too small for float32, where all of those would tie.
+    """
+    mantissa, exponent = x.frexp()
+    return mantissa.float() * exponent.double().exp2()
 
 
 def dual_softmax(queries: Tensor, gallery: Tensor, temperature: float) -> Adjust:

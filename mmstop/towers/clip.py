@@ -119,6 +119,7 @@ class CLIPTower(Tower):
             out = self._attend_once(i, x.squeeze(-2), context, mask)
             return block.ls_1(block.attn.out_proj(out.unsqueeze(-2)))
         q, k, v = self._qkv(i, x, context)
+        mask = mask if mask is None else torch.atleast_2d(mask)
         if mask is not None and mask.dim() > 2:
             # (..., L, M) -> (prod(...), 1, L, M): the same for every head
             mask = mask.expand(*x.shape[:-2], *mask.shape[-2:])

@@ -1,0 +1,22 @@
+"""How the property tests draw their examples.
+
+By default the same ones every time. Fresh ones, from a seed that may be given, come by
+
+    python -m pytest -m slow tests/test_fuzz_*.py \
+        --hypothesis-profile=fresh --hypothesis-seed=1
+
+and one that fails is added to its test as an ``@example``.
+"""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    'repeatable',
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # models are slow to build
+)
+settings.register_profile(
+    'fresh', settings.get_profile('repeatable'), derandomize=False
+)
+settings.load_profile('repeatable')
