@@ -27,4 +27,4 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell mmstop configs docs tools tests README.md Makefile
+	$(BIN)/codespell mmstop configs docs tools tests README.md SECURITY.md Makefile
