@@ -136,7 +136,7 @@ HEAD = dict(type='CLIPTextHead', text=dict(VIT, type='CLIPText'))
         (dict(STOP, beta=float('inf')), r'beta=inf is outside'),
         (dict(STOP, clip='CLIPViT'), "clip='CLIPViT' is of type str, expected dict"),
         (dict(VIT, merge='4'), "merge='4' .* expected int; say merge=4"),
-        (dict(VIT, trainable=True), 'trainable=True .* str'),
+        (dict(VIT, trainable=True), r'trainable=True is .* expected Optional\[str\]'),
         (dict(HEAD, classes=[1, 2]), r'classes=\[1, 2\] .* expected .*Sequence\[str\]'),
         (dict(HEAD, classes=3), 'classes=3 is of type int'),
         (dict(type='DeepPromptCLIPViT', num_prompts=2.5), r'num_prompts=2.5 .* int$'),
