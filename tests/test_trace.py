@@ -1,7 +1,9 @@
 """Pictures of what STOP looked at and prompted show what it looked at and prompted."""
 
 import argparse
+import io
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from PIL import Image
 from tiny import VIT, wild
-from tiny_run import tiny_config, write_tiny_retrieval, write_tiny_run
+from tiny_run import write_tiny_retrieval, write_tiny_run
 
 from mmstop.cli import trace as command
 from mmstop.engine.checks import ConfigError
@@ -233,3 +235,165 @@ def test_figure_shows_counts_and_variation():
     (line,) = curve.lines
     assert (line.get_ydata() == trace.variation).all()
     assert [t.get_text() for t in bars.texts] == list(map(str, trace.num_prompts))
+
+
+def test_figure_of_one_frame_and_of_a_model_without_prompts():
+    trace = example(T=1)
+    trace.saliency[:] = 0
+    figure = plot_trace(trace)
+    bars = figure.axes[-2]
+    assert not bars.patches and not trace.variation.size
+    assert to_image(figure).shape == tuple(
+        round(100 * inches) for inches in figure.get_size_inches()[::-1]
+    ) + (3,)
+
+
+# --- Of a model and a video ---------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    return write_tiny_run(tmp_path_factory.mktemp('trace'))
+
+
+def runner(path, work_dir, backends=('LocalVisBackend',)) -> Runner:
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work_dir)
+    cfg.default_hooks.trace = dict(type='TraceVisualizationHook', interval=2)
+    cfg.visualizer = dict(
+        type='ActionVisualizer', vis_backends=[dict(type=name) for name in backends]
+    )
+    # Another name than other tests' runners, which share their visualizer by name.
+    cfg.experiment_name = work_dir.name
+    return Runner.from_cfg(cfg)
+
+
+def expected(run: Runner, index: int) -> VideoTrace:
+    run.model.eval()
+    return trace_video(run.model, run.test_dataloader.dataset[index])
+
+
+@pytest.fixture(scope='module')
+def tested(config, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('tested')
+    run = runner(config, work_dir)
+    run.test()
+    return run
+
+
+def test_trace_of_a_model_is_that_of_its_tower(tested):
+    found = expected(tested, 3)
+    batch = pseudo_collate([tested.test_dataloader.dataset[3]])
+    video = tested.model.data_preprocessor(batch)['inputs'][:, 0]
+    tower = tested.model.backbone
+    trace = tower.trace(video)
+    for name in ('region', 'saliency', 'variation', 'num_prompts'):
+        given = getattr(trace, name)[0].numpy()
+        assert (given == getattr(found, name).reshape(given.shape)).all()
+    for maps, model in ((found.attention, tower), (found.clip_attention, tower.clip)):
+        assert np.allclose(maps.reshape(4, N), cls_attention_map(model, video)[0])
+    assert not np.allclose(found.attention, found.clip_attention, atol=1e-3)
+    clip = batch['inputs'][0][0]  # (3, T, H, W)
+    assert (found.frames == clip.permute(1, 2, 3, 0).numpy()).all()
+
+
+def test_trace_of_a_retriever(tmp_path):
+    run = runner(write_tiny_retrieval(tmp_path), tmp_path / 'retriever')
+    run.test()
+    drawn = read(*tmp_path.glob('retriever/*/vis_data/vis_image/trace_2.png'))
+    picture = to_image(plot_trace(expected(run, 2), 'red_000002'))
+    assert_same_below_the_title(drawn, picture)
+
+
+def test_hook_draws_every_second_video_into_files(tested):
+    files = sorted((Path(tested.log_dir) / 'vis_data' / 'vis_image').iterdir())
+    assert [file.name for file in files] == [f'trace_{i}.png' for i in (0, 2, 4)]
+    for index, file in zip((0, 2, 4), files):
+        picture = to_image(plot_trace(expected(tested, index)))
+        assert_same_below_the_title(read(file), picture)
+        assert (read(file)[:30] < 100).any()  # the title
+
+
+def test_hook_draws_into_tensorboard(config, tmp_path):
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = runner(config, tmp_path / 'board', ['TensorboardVisBackend'])
+    run.test()
+    run.visualizer.close()
+    (folder,) = {str(p.parent) for p in tmp_path.glob('board/**/events.out*')}
+    board = EventAccumulator(folder, size_guidance={'images': 0})
+    board.Reload()
+    events = board.Images('trace')
+    assert [event.step for event in events] == [0, 2, 4]
+    for event in events:
+        drawn = read(io.BytesIO(event.encoded_image_string))
+        picture = to_image(plot_trace(expected(run, event.step)))
+        assert_same_below_the_title(drawn, picture)
+
+
+def read(file) -> np.ndarray:
+    return np.asarray(Image.open(file))
+
+
+def assert_same_below_the_title(drawn, picture):
+    assert drawn.shape == picture.shape
+    # Batches of one and of two round differently, by at most a shade.
+    away = np.abs(drawn[30:].astype(int) - picture[30:])
+    assert (away > 3).mean() < 1e-3
+
+
+def test_hook_refuses_what_it_cannot_draw(config, tmp_path):
+    with pytest.raises(ValueError, match='interval=0, expected at least 1'):
+        HOOKS.build(dict(type='TraceVisualizationHook', interval=0))
+    cfg = Config.fromfile(config)
+    cfg.model.backbone = cfg.model.backbone.clip
+    cfg.dump(tmp_path / 'clip.py')
+    run = runner(tmp_path / 'clip.py', tmp_path / 'refused')
+    with pytest.raises(ValueError, match='Recognizer3D is a CLIPViT, .*STOPCLIPViT'):
+        run.test()
+
+
+# --- The subcommand -----------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tested, tmp_path_factory):
+    path = tmp_path_factory.mktemp('checkpoint') / 'trained.pth'
+    torch.save(dict(state_dict=tested.model.state_dict()), path)
+    return path
+
+
+def draw(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args(list(map(str, arguments))))
+
+
+def test_command_draws_videos(config, tested, checkpoint, tmp_path):
+    shutil.copy(config.parent / 'videos' / 'a' / 'blue.mp4', tmp_path / 'mine.mp4')
+    out = tmp_path / 'new' / 'folder'
+    model = ['--config', config, '--checkpoint', checkpoint]
+    draw(tmp_path / 'mine.mp4', *model, '--out', out)
+    trace = expected(tested, 4)  # a/blue.mp4
+    assert (
+        read(out / 'mine.png')[..., :3] == to_image(plot_trace(trace, 'mine'))
+    ).all()
+    write_trace_video(tmp_path / 'film.mp4', trace)
+    assert (out / 'mine.mp4').read_bytes() == (tmp_path / 'film.mp4').read_bytes()
+
+
+def test_command_says_what_is_wrong(config, checkpoint, tmp_path):
+    videos = config.parent / 'videos'
+    model = ['--config', config, '--checkpoint', checkpoint, '--out', tmp_path / 'out']
+    with pytest.raises(ConfigError, match="video 'none.mp4': there is no such file"):
+        draw('none.mp4', *model)
+    with pytest.raises(ConfigError, match="b/red.mp4': several are called 'red'"):
+        draw(videos / 'b' / 'red.mp4', videos / 'a' / 'red.mp4', *model)
+    state = torch.load(checkpoint)['state_dict']
+    state = {name: x for name, x in state.items() if 'bank' not in name}
+    torch.save(dict(state_dict=state), tmp_path / 'other.pth')
+    model[3] = tmp_path / 'other.pth'
+    with pytest.raises(ConfigError, match=r"other.pth' does not fit(.|\n)*bank.weight"):
+        draw(videos / 'a' / 'red.mp4', *model)
+    assert not list((tmp_path / 'out').glob('*'))

@@ -1,4 +1,13 @@
-"""Draw what STOP looked at and prompted in videos."""
+"""Draw what STOP looked at and prompted in videos.
+
+    mmstop trace clip.mp4 --config configs/stop_ssv2.py --checkpoint best.pth \\
+        --out drawn
+
+writes drawn/clip.png and drawn/clip.mp4: the frames that the model saw with the
+prompted patches outlined (Eq. 6 of the paper) and their saliency W^s (Eq. 5); the
+picture also has where the last CLS of frozen CLIP and of STOP looks, and the number of
+prompts N^t (Eq. 11) and the variation W^t (Eq. 10) between the frames.
+"""
 
 import argparse
 from pathlib import Path
@@ -16,7 +25,6 @@ from mmstop.visualization import plot_trace, trace_video, write_trace_video
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``mmstop trace``."""
     add = parser.add_argument
     add('videos', nargs='+', metavar='VIDEO', help='video files')
     add('--config', required=True, help='config file of a model with STOP')
@@ -27,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change the config: model.backbone.clip.merge=0',
+        help='change the config, as in tools/test.py',
     )
 
 
