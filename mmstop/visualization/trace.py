@@ -72,7 +72,8 @@ def trace_video(model: nn.Module, item: dict) -> VideoTrace:
         if isinstance(inputs, dict)
         else [inputs]
     )
-    data = model.data_preprocessor(dict(inputs=batch, data_samples=[sample]), False)
+    preprocess: Any = model.data_preprocessor
+    data = preprocess(dict(inputs=batch, data_samples=[sample]), False)
     video = _imgs(data['inputs'])[:, 0]
     chosen = tower.trace(video)
 
@@ -187,7 +188,7 @@ def _draw_strip(axes: Axes, strip: _Strip) -> None:
     T, _, width = strip.frames.shape[:3]
     axes.imshow(np.concatenate(list(strip.frames), axis=1), aspect='auto')
     for t in range(1, T):
-        axes.axvline(t * width - 0.5, color='white', lw=1)
+        axes.axvline(t * width - 0.5, color='white', lw=72 / DPI)  # a pixel
     axes.set_axis_off()
     axes.set_title(strip.label, fontsize=10, loc='left')
 
