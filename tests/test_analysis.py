@@ -8,15 +8,11 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
-from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from PIL import Image
-from tiny import VIT, still, wild
 from tiny_run import COLOURS, ROOT, run, write_tiny_retrieval, write_tiny_run
 
-from mmstop.registry import MODELS
-from mmstop.visualization import Found, Query, plot_rankings, plot_trace
+from mmstop.visualization import Found, Query, plot_rankings
 
 ANALYSIS = ROOT / 'tools' / 'analysis'
 
@@ -26,29 +22,6 @@ def load_tool(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.mark.parametrize('video', [0, 1], ids=['wild', 'still'])
-def test_picture_of_a_trace_shows_region_and_counts(video):
-    torch.manual_seed(0)
-    model = MODELS.build(dict(type='STOPCLIPViT', clip=VIT))
-    trace = model.trace(torch.cat([wild(1, 5), still(1, 5)]))
-    frames = np.zeros((5, 32, 32, 3), np.uint8)
-    figure = plot_trace(frames, trace, video, 'title')
-    strip, bars = figure.axes
-    outlined = {
-        (round((box.get_x() + 0.5) / 8), round((box.get_y() + 0.5) / 8))
-        for box in strip.patches
-        if isinstance(box, Rectangle)
-    }
-    chosen = {  # column and row on the strip of five 4 x 4 grids
-        (4 * t + patch % 4, patch // 4)
-        for t, patch in trace.region[video].nonzero().tolist()
-    }
-    assert outlined == chosen and len(chosen) == 30
-    heights = [bar.get_height() for bar in bars.patches]
-    assert heights == trace.num_prompts[video].tolist()
-    plt.close(figure)
 
 
 @pytest.fixture(scope='module')

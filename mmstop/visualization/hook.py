@@ -4,7 +4,7 @@ MMAction2's own hook cannot draw clips of 3D models, and its visualizer looks fo
 under names that samples do not have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import HOOKS
@@ -76,22 +76,34 @@ class VideoVisualizationHook(Hook):
         """Draw those of a batch whose turn it is."""
         if not self.enable or not data_batch or not outputs:
             return
-        loader = runner.test_dataloader
         videos = data_batch['inputs']
         if isinstance(videos, dict):  # retrieval: {'imgs': ..., 'text': ...}
             videos = videos['imgs']
-        for k, (video, sample) in enumerate(zip(videos, outputs)):
-            # ``DefaultSampler`` deals the test set out to the processes in turn, and
-            # starts again where it does not go round.
-            index = (batch_idx * loader.batch_size + k) * get_world_size() + get_rank()
-            if index % self.interval or index >= len(loader.dataset):
-                continue
-            header, colour = _describe(sample, _class_names(runner))
+        for k, index in whose_turn(runner, batch_idx, len(outputs), self.interval):
+            video, sample = videos[k], outputs[k]
+            header, colour = describe(sample, class_names(runner))
             header = [*header, *_captions(runner, index)] or ['no labels']
             picture = draw_strip(_frames(video, self.num_frames), header, colour)
             out_dir = Path(self.out_dir or Path(runner.log_dir, 'vis'))
             out_dir.mkdir(parents=True, exist_ok=True)
-            picture.save(out_dir / f'{_stem(runner, sample, index)}.png')
+            picture.save(out_dir / f'{picture_name(runner, sample, index)}.png')
+
+
+def whose_turn(
+    runner: Runner, batch_idx: int, batch_size: int, interval: int
+) -> Iterator[tuple[int, int]]:
+    """Find the videos of a test batch whose place is a multiple of ``interval``.
+
+    Returns:
+        their places in the batch and in the test set.
+    """
+    loader = runner.test_dataloader
+    for k in range(batch_size):
+        # ``DefaultSampler`` deals the test set out to the processes in turn, and starts
+        # again where it does not go round.
+        index = (batch_idx * loader.batch_size + k) * get_world_size() + get_rank()
+        if index % interval == 0 and index < len(loader.dataset):
+            yield k, index
 
 
 def draw_strip(
@@ -148,7 +160,7 @@ def _frames(video: Tensor, num_frames: int) -> np.ndarray:
     return clip[chosen].clip(0, 255).astype(np.uint8)
 
 
-def _describe(
+def describe(
     sample: Any, names: Optional[Sequence[str]]
 ) -> tuple[list[str], tuple[int, int, int]]:
     """Say label and prediction of a sample, and choose the colour."""
@@ -199,15 +211,19 @@ def _join(labels: Sequence[int], names: Optional[Sequence[str]]) -> str:
     )
 
 
-def _class_names(runner: Runner) -> Optional[Sequence[str]]:
+def class_names(runner: Runner) -> Optional[Sequence[str]]:
     """Take the data set's names for its classes, or else the head's sentences."""
     metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', {})
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    head = getattr(model, 'cls_head', None)
+    head = getattr(unwrap(runner), 'cls_head', None)
     return metainfo.get('classes') or getattr(head, 'sentences', None)
 
 
-def _stem(runner: Runner, sample: Any, index: int) -> str:
+def unwrap(runner: Runner) -> nn.Module:
+    """Return the model itself, without what data-parallel runs wrap around it."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def picture_name(runner: Runner, sample: Any, index: int) -> str:
     """Name a picture after its place in the test set and its video's file."""
     video = _file_name(runner, sample, index)
     number = f'{index:06d}'

@@ -1,52 +1,221 @@
-"""Pictures of what STOP chose: prompted patches on the frames, prompts in the gaps."""
+"""What STOP looked at and prompted in a video: the paper's figures 3, 5, 6 and 7."""
 
-import matplotlib.pyplot as plt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
 import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from torch import Tensor, nn
 
-from mmstop.methods import STOPTrace
+from mmstop.methods import STOPCLIPViT
 
-__all__ = ['plot_trace']
+from .attention import cls_attention_map, innermost
+from .overlay import COLOUR_MAP, heat_map, outline_patches, write_video
 
-CHOSEN = '#E69F00'  # orange and blue are told apart by colour-blind eyes too
-COUNTED = '#0072B2'
+__all__ = ['VideoTrace', 'plot_trace', 'to_image', 'trace_video', 'write_trace_video']
+
+COUNT, VARIATION = '#0072B2', '#D55E00'  # blue and vermilion, safe for all eyes
+DPI = 100
+LEFT, RIGHT, TOP, BOTTOM = 0.7, 0.9, 0.3, 0.4  # inches around all rows
+GAP, BARS = 0.35, 1.3  # inches, between the rows and of the last one
+MIN_STRIP, MAX_STRIP = 6.0, 60.0  # inches
+HEADROOM = 1.3  # of the bars' axes over their largest value
+FPS = 2.0  # of the film, whose frames are samples of the whole video
 
 
-def plot_trace(frames: np.ndarray, trace: STOPTrace, video: int, title: str) -> Figure:
-    """Draw one video as a film strip with what was prompted.
+@dataclass
+class VideoTrace:
+    """What a STOP model saw and chose in one video of T frames.
 
-    Above, the frames with the patches of the region r (Eq. 6) outlined; below, between
-    them, one bar a gap: its number of temporal prompts N^t (Eq. 11).
+    Attributes:
+        frames: as the model saw them, (T, H, W, 3), uint8, RGB.
+        region: r of Eq. 6, the prompted patches, (T, rows, columns), bool.
+        saliency: W^s of Eq. 5, (T, rows, columns).
+        clip_attention: where the last CLS of the frozen CLIP inside looks, (T, rows,
+            columns), as :func:`cls_attention_map` scales it.
+        attention: the same of STOP.
+        variation: W^t of Eq. 10, (T - 1,), in [0, 1].
+        num_prompts: N^t of Eq. 11, (T - 1,), int64.
+    """
+
+    frames: np.ndarray
+    region: np.ndarray
+    saliency: np.ndarray
+    clip_attention: np.ndarray
+    attention: np.ndarray
+    variation: np.ndarray
+    num_prompts: np.ndarray
+
+
+@torch.no_grad()
+def trace_video(model: nn.Module, item: dict) -> VideoTrace:
+    """Run a model on the first clip of a video and tell what it saw and chose.
 
     Args:
-        frames: (T, H, W, 3), uint8, RGB.
-        trace: of a batch that holds the video.
-        video: which of the batch, in [0, B).
+        model: recogniser or retriever in evaluation mode.
+        item: what the test pipeline gives: ``data_samples`` and ``inputs``, (clips, 3,
+            T, H, W), uint8; for retrieval a dict that has these as ``imgs``.
+
+    Raises:
+        ValueError: the backbone is not STOP, or its tower merges patches.
+    """
+    tower = stop_tower(model)
+    inputs, sample = item['inputs'], item['data_samples']
+    batch = (
+        {name: [value] for name, value in inputs.items()}
+        if isinstance(inputs, dict)
+        else [inputs]
+    )
+    preprocess: Any = model.data_preprocessor
+    data = preprocess(dict(inputs=batch, data_samples=[sample]), False)
+    video = _imgs(data['inputs'])[:, 0]
+    chosen = tower.trace(video)
+
+    def on_grid(patches: Tensor) -> np.ndarray:
+        return patches[0].reshape(-1, *tower.grid).cpu().numpy()
+
+    return VideoTrace(
+        frames=_imgs(inputs)[0].movedim(0, -1).cpu().numpy().astype(np.uint8),
+        region=on_grid(chosen.region),
+        saliency=on_grid(chosen.saliency),
+        clip_attention=on_grid(cls_attention_map(innermost(tower), video)),
+        attention=on_grid(cls_attention_map(tower, video)),
+        variation=chosen.variation[0].cpu().numpy(),
+        num_prompts=chosen.num_prompts[0].cpu().numpy(),
+    )
+
+
+def stop_tower(model: nn.Module) -> STOPCLIPViT:
+    """Return the backbone of a model, if it is STOP.
+
+    Raises:
+        ValueError: it is not.
+    """
+    tower = getattr(model, 'backbone', None)
+    if not isinstance(tower, STOPCLIPViT):
+        raise ValueError(
+            f'the backbone of this {type(model).__name__} is a {type(tower).__name__}, '
+            f'which chooses no prompts to draw; take a model with STOPCLIPViT'
+        )
+    return tower
+
+
+def plot_trace(trace: VideoTrace, title: str = '') -> Figure:
+    """Draw what was seen and chosen as film strips, one pixel for one where they fit.
+
+    From above: the frames with the prompted patches outlined (Eq. 6); their saliency
+    W^s (Eq. 5); the attention of the last CLS of frozen CLIP and of STOP, on one scale;
+    between the frames, the number of prompts N^t (Eq. 11) as bars and the variation W^t
+    (Eq. 10) as a curve.
+
+    Args:
         title: written above.
     """
-    T, height, width = frames.shape[:3]
-    N = trace.region.shape[-1]
-    rows = round((N * height / width) ** 0.5)
-    cell = height / rows
-    figure, (strip, bars) = plt.subplots(
-        2, 1, figsize=(1.6 * T, 2.8), height_ratios=[2, 1], layout='constrained'
+    strips = _strips(trace)
+    T, height, width = strips[0].frames.shape[:3]
+    wide = min(T * width / DPI, MAX_STRIP)
+    high = wide * height / (T * width)
+    page = (
+        LEFT + max(wide, MIN_STRIP) + RIGHT,
+        TOP + len(strips) * (high + GAP) + GAP + BARS + BOTTOM,
     )
-    strip.imshow(np.concatenate(list(frames), axis=1))
-    for t, patch in trace.region[video].nonzero().tolist():
-        row, column = divmod(patch, N // rows)
-        corner = (t * width + column * cell - 0.5, row * cell - 0.5)
-        strip.add_patch(Rectangle(corner, cell, cell, fill=False, color=CHOSEN, lw=1.2))
-    for t in range(1, T):
-        strip.axvline(t * width - 0.5, color='white', lw=1)
-    strip.set_axis_off()
-    strip.set_title(title, fontsize=9, loc='left')
-    gaps = np.arange(1, T) * width - 0.5
-    counts = trace.num_prompts[video].tolist()
-    drawn = bars.bar(gaps, counts, width=0.3 * width, color=COUNTED)
-    bars.bar_label(drawn, fontsize=8)
-    bars.set(xlim=strip.get_xlim(), ylim=(0, max([*counts, 1]) * 1.3), xticks=[])
-    bars.set_ylabel('prompts', fontsize=8)
-    bars.tick_params(labelsize=7)
-    bars.spines[['top', 'right']].set_visible(False)
+    figure = Figure(page, dpi=DPI)
+    figure.text(LEFT / page[0], 1 - 0.1 / page[1], title, va='top', weight='bold')
+
+    def add_axes(left: float, top: float, wide: float, high: float) -> Axes:
+        box = (left / page[0], 1 - (top + high) / page[1])
+        return figure.add_axes((*box, wide / page[0], high / page[1]))
+
+    top = TOP + GAP
+    for strip in strips:
+        axes = add_axes(LEFT, top, wide, high)
+        _draw_strip(axes, strip)
+        if strip.most is not None:
+            scale = ScalarMappable(Normalize(0, strip.most), COLOUR_MAP)
+            figure.colorbar(scale, cax=add_axes(LEFT + wide + 0.15, top, 0.12, high))
+        top += high + GAP
+    _draw_gaps(add_axes(LEFT, top, wide, BARS), trace)
     return figure
+
+
+def to_image(figure: Figure) -> np.ndarray:
+    """Paint a figure: (height, width, 3), uint8, RGB."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write_trace_video(path: Path, trace: VideoTrace) -> None:
+    """Write the frames as an mp4: prompted patches outlined, beside them W^s.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    outlined, heat = (strip.frames for strip in _strips(trace)[:2])
+    write_video(path, np.concatenate([outlined, heat], axis=2), FPS)
+
+
+class _Strip(NamedTuple):
+    label: str
+    frames: np.ndarray  # (T, H, W, 3), uint8, RGB
+    most: Optional[float] = None  # what the last colour of its map means
+
+
+def _strips(trace: VideoTrace) -> list[_Strip]:
+    def heat(label: str, values: np.ndarray, most: float) -> _Strip:
+        return _Strip(label, heat_map(trace.frames, values, most), most)
+
+    outlined = outline_patches(trace.frames, trace.region)
+    clip, stop = trace.clip_attention, trace.attention
+    most = float(max(clip.max(), stop.max()))
+    looks = 'attention of the last CLS, 1 = the mean of all patches that it sees'
+    return [
+        _Strip('Prompted patches r (Eq. 6)', outlined),
+        # Without spatial prompts W^s is 0 everywhere.
+        heat('Saliency $W^s$ (Eq. 5)', trace.saliency, trace.saliency.max() or 1.0),
+        heat(f'CLIP: {looks}', clip, most),
+        heat(f'STOP: {looks}', stop, most),
+    ]
+
+
+def _draw_strip(axes: Axes, strip: _Strip) -> None:
+    T, _, width = strip.frames.shape[:3]
+    axes.imshow(np.concatenate(list(strip.frames), axis=1), aspect='auto')
+    for t in range(1, T):
+        axes.axvline(t * width - 0.5, color='white', lw=72 / DPI)  # a pixel
+    axes.set_axis_off()
+    axes.set_title(strip.label, fontsize=10, loc='left')
+
+
+def _draw_gaps(axes: Axes, trace: VideoTrace) -> None:
+    """Draw N^t and W^t at the gaps of the strips above, whose frames are 1 wide."""
+    T = len(trace.frames)
+    gaps = np.arange(1, T)
+    bars = axes.bar(gaps, trace.num_prompts, width=0.4, color=COUNT)
+    axes.bar_label(bars, fontsize=9, padding=6)
+    axes.set_title(
+        'Between frames: prompts $N^t$ (Eq. 11, bars), variation $W^t$ (Eq. 10, curve)',
+        fontsize=10,
+        loc='left',
+    )
+    axes.set(xlim=(0, T), xticks=np.arange(T) + 0.5)
+    axes.set_xticklabels([f'frame {t + 1}' for t in range(T)], fontsize=9)
+    axes.tick_params(axis='x', length=0)
+    axes.set_ylim(0, HEADROOM * max([*trace.num_prompts, 1]))
+    axes.set_ylabel('$N^t$', color=COUNT)
+    curve = axes.twinx()
+    curve.plot(gaps, trace.variation, color=VARIATION, marker='o', mec='white')
+    curve.set_ylim(0, HEADROOM)  # the largest N^t stands where W^t is 1
+    curve.set_ylabel('$W^t$', color=VARIATION)
+    for side in (axes, curve):
+        side.spines['top'].set_visible(False)
+
+
+def _imgs(inputs: Any) -> Tensor:
+    return inputs['imgs'] if isinstance(inputs, dict) else inputs

@@ -1,6 +1,8 @@
 """Draw which patches and which gaps STOP prompted in some test videos.
 
 python tools/analysis/draw_trace.py CONFIG CHECKPOINT --out work_dirs/trace.png
+
+``mmstop trace`` draws videos of your own.
 """
 
 import argparse
@@ -11,6 +13,7 @@ from typing import Optional
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from PIL import Image
 
@@ -19,7 +22,7 @@ import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
 from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip
 
-from mmstop.visualization import plot_trace
+from mmstop.visualization import plot_trace, to_image, trace_video
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -40,17 +43,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     pictures = []
     for index in np.linspace(0, len(dataset) - 1, args.num).round().astype(int):
         item = dataset[int(index)]
-        batch = {'inputs': [item['inputs']], 'data_samples': [item['data_samples']]}
+        trace = trace_video(model, item)
         with torch.no_grad():
-            (result,) = model.test_step(batch)
-            videos = model.data_preprocessor(batch)['inputs'][:, 0]
-            trace = model.backbone.trace(videos)
-        truth = names[result.gt_label.item()]
-        title = f'{truth}; predicted: {names[result.pred_label.item()]}'
-        frames = item['inputs'][0].permute(1, 2, 3, 0).numpy()
-        figure = plot_trace(frames, trace, 0, title)
-        figure.canvas.draw()
-        pictures.append(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+            (result,) = model.test_step(pseudo_collate([item]))
+        truth, guess = (names[x.item()] for x in (result.gt_label, result.pred_label))
+        pictures.append(to_image(plot_trace(trace, f'{truth}; predicted: {guess}')))
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(pictures)).save(args.out)
     print(f'{args.out}: {len(pictures)} videos')

@@ -1,0 +1,86 @@
+"""Draw what STOP looked at and prompted in videos.
+
+    mmstop trace clip.mp4 --config configs/stop_ssv2.py --checkpoint best.pth \\
+        --out drawn
+
+writes drawn/clip.png and drawn/clip.mp4: the frames that the model saw with the
+prompted patches outlined (Eq. 6 of the paper) and their saliency W^s (Eq. 5); the
+picture also has where the last CLS of frozen CLIP and of STOP looks, and the number of
+prompts N^t (Eq. 11) and the variation W^t (Eq. 10) between the frames.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.dataset import Compose
+from mmengine.device import get_device
+from mmengine.registry import DefaultScope
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.registry import MODELS
+from mmstop.visualization import plot_trace, trace_video, write_trace_video
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add('videos', nargs='+', metavar='VIDEO', help='video files')
+    add('--config', required=True, help='config file of a model with STOP')
+    add('--checkpoint', required=True, help='what was trained with it')
+    add('--out', required=True, metavar='DIR', help='folder of the pictures')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config, as in tools/test.py',
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write ``DIR/NAME.png`` and ``DIR/NAME.mp4`` for every video.
+
+    Raises:
+        ConfigError: the config, the checkpoint or a video is at fault.
+    """
+    names = [Path(video).stem for video in args.videos]
+    for video, name in zip(args.videos, names):
+        if not Path(video).is_file():
+            raise ConfigError(f'video {video!r}: there is no such file')
+        if names.count(name) > 1:
+            raise ConfigError(
+                f'video {video!r}: several are called {name!r}, as their pictures '
+                f'would be; draw them into different folders'
+            )
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.load_from = args.checkpoint
+    check_config(cfg, [])
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
+        model = _load(cfg)
+        pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
+        for video, name in zip(args.videos, names):
+            trace = trace_video(model, pipeline(_source(video)))
+            plot_trace(trace, name).savefig(out / f'{name}.png')
+            write_trace_video(out / f'{name}.mp4', trace)
+            print(f'{out / name}.png, {out / name}.mp4')
+
+
+def _load(cfg: Config) -> nn.Module:
+    model = MODELS.build(cfg.model)
+    try:
+        load_checkpoint(model, cfg.load_from, map_location='cpu', strict=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            f'checkpoint {cfg.load_from!r} does not fit the model of this config, use '
+            f'the one that it was trained with: {error}'
+        ) from error
+    return model.to(get_device()).eval()
+
+
+def _source(video: str) -> dict:
+    """Say of a video file what a data set would; retrieval wants captions."""
+    return dict(filename=video, start_index=0, modality='RGB', label=-1, text=[''])

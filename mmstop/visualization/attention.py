@@ -1,0 +1,73 @@
+"""How the last block's CLS, which becomes the embedding, looks at the patches."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from mmstop.towers import Tower, TunedTower
+
+__all__ = ['cls_attention_map', 'innermost']
+
+
+@torch.no_grad()
+def cls_attention_map(tower: Tower, video: Tensor) -> Tensor:
+    """Run a video tower and tell where its last CLS looks.
+
+    (B, 3, T, H, W) -> (B, T, N). The weights are those of the last block's softmax over
+    all of its tokens, averaged over heads. What CLS and prompts get is left out; the
+    rest is divided by its mean over all patches that this CLS sees, so that 1 is the
+    share of a patch among equals. Where every frame has its own CLS, each frame
+    averages to 1; where one CLS sees all frames, only the video does, and frames can be
+    compared.
+
+    Args:
+        tower: any video tower, of whatever method.
+        video: normalised clips.
+
+    Raises:
+        ValueError: the tower merges patches, of which single ones have no weight.
+    """
+    inner = innermost(tower)
+    if inner.merge:
+        raise ValueError(
+            f'the tower merges patches (merge={inner.merge}), so that single patches '
+            f'have no attention; set merge=0 in the config of {type(inner).__name__}'
+        )
+    attend = inner.attend
+    seen: list[Tensor] = []
+
+    def record(
+        i: int, x: Tensor, context: Tensor, mask: Optional[Tensor] = None
+    ) -> Tensor:
+        if i == inner.depth - 1:
+            seen.append(_weights(inner.blocks[i], x, context, mask))
+        return attend(i, x, context, mask)
+
+    inner.attend = record
+    try:
+        tower(video)
+    finally:
+        del inner.attend  # what is left is the method of its class
+    (weights,) = seen  # (B, S, L), S sequences
+    B, S, T = *weights.shape[:2], video.shape[2]
+    N = inner.grid[0] * inner.grid[1]
+    patches = weights[..., -(T // S) * N :]
+    return (patches / patches.mean(-1, keepdim=True)).reshape(B, T, N)
+
+
+def innermost(tower: Tower) -> Any:
+    """Return the tower of CLIP's that is inside all methods."""
+    while isinstance(tower, TunedTower):
+        tower = tower.clip
+    return tower
+
+
+def _weights(block: Any, x: Tensor, context: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Weigh what CLS sees: (B, S, 1, D), (B, S, L, D) -> (B, S, L)."""
+    query, keys = (block.ln_1(tokens).flatten(0, 1) for tokens in (x, context))
+    hidden = None
+    if mask is not None:
+        hidden = ~mask.expand(*context.shape[:2], 1, -1).reshape(keys.shape[:2])
+    _, weights = block.attn(query, keys, keys, key_padding_mask=hidden)
+    return weights.reshape(context.shape[:3])

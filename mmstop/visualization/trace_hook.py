@@ -1,0 +1,65 @@
+"""Pictures of what STOP chose, while a run tests."""
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmstop.registry import HOOKS
+
+from .hook import class_names, describe, picture_name, unwrap, whose_turn
+from .trace import plot_trace, stop_tower, to_image, trace_video
+
+__all__ = ['TraceVisualizationHook']
+
+
+@HOOKS.register_module()
+class TraceVisualizationHook(Hook):
+    """While testing, hand :func:`plot_trace`'s picture of every n-th video to the
+    runner's visualizer, which gives it to its backends: files, TensorBoard, ...
+
+    The pictures are called 'trace', with the video's place in the test set as step.
+
+    Args:
+        interval: draw the videos whose place is a multiple of it, at least 1.
+
+    Raises:
+        ValueError: ``interval`` is less than 1, or the run's backbone is not STOP.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f'interval={interval}, expected at least 1')
+        self.interval = interval
+
+    def before_test(self, runner: Runner) -> None:
+        stop_tower(unwrap(runner))
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[Sequence[Any]] = None,
+    ) -> None:
+        """Draw those of a batch whose turn it is."""
+        if not data_batch or not outputs:
+            return
+        for k, index in whose_turn(runner, batch_idx, len(outputs), self.interval):
+            header, _ = describe(outputs[k], class_names(runner))
+            title = ', '.join([picture_name(runner, outputs[k], index), *header])
+            trace = trace_video(unwrap(runner), _item(data_batch, k))
+            picture = to_image(plot_trace(trace, title))
+            runner.visualizer.add_image('trace', picture, step=index)
+
+
+def _item(batch: dict, k: int) -> dict:
+    """Take one video out of a batch that ``pseudo_collate`` made."""
+    inputs = batch['inputs']
+    return dict(
+        inputs={name: values[k] for name, values in inputs.items()}
+        if isinstance(inputs, dict)
+        else inputs[k],
+        data_samples=batch['data_samples'][k],
+    )
