@@ -54,26 +54,8 @@ class TrainableCheckpointHook(CheckpointHook):
         """Compare the checkpoint with the model before anything is copied."""
         if not self.strict:
             return
-        model = _unwrap(runner.model)
         state = checkpoint.get('state_dict', checkpoint)
-        given = {
-            name.removeprefix('module.'): tuple(value.shape)
-            for name, value in state.items()
-            if isinstance(value, torch.Tensor)
-        }
-        own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        faults = {
-            'lacks trained parameters': [name for name in trained if name not in given],
-            'has parameters that the model does not': sorted(given.keys() - own.keys()),
-            'has other shapes': [
-                f'{name} {given[name]} instead of {own[name]}'
-                for name in own
-                if name in given and given[name] != own[name]
-            ],
-        }
-        found = '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
-        if found:
+        if found := find_misfits(_unwrap(runner.model), state):
             raise ValueError(
                 f'checkpoint {runner._load_from or "of this run"} does not fit the '
                 f'model of this config: {found}. Use the config that it was trained '
@@ -121,6 +103,30 @@ class TrainableCheckpointHook(CheckpointHook):
         self.keep_ckpt_ids.append(step)
         runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         return outdated
+
+
+def find_misfits(model: nn.Module, state: dict) -> str:
+    """Tell in which parameters a ``state_dict`` and a model differ; '' if in none.
+
+    Frozen ones may be missing, since the towers bring them.
+    """
+    given = {
+        name.removeprefix('module.'): tuple(value.shape)
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    faults = {
+        'lacks trained parameters': [name for name in trained if name not in given],
+        'has parameters that the model does not': sorted(given.keys() - own.keys()),
+        'has other shapes': [
+            f'{name} {given[name]} instead of {own[name]}'
+            for name in own
+            if name in given and given[name] != own[name]
+        ],
+    }
+    return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
 
 
 def _put_in_place(part: Path) -> None:
