@@ -2,18 +2,34 @@
 
 import glob
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
 from mmengine.dataset import Compose
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-__all__ = ['DECODERS', 'Video', 'VideoReader', 'list_videos', 'use_decoder']
+__all__ = [
+    'DECODERS',
+    'OnError',
+    'Video',
+    'VideoReader',
+    'Videos',
+    'list_inputs',
+    'list_videos',
+    'read_batches',
+    'report',
+    'use_decoder',
+    'warn',
+]
 
 Video = Union[str, os.PathLike, np.ndarray, Tensor]
+Videos = Union[Video, Sequence[Video]]
+OnError = Callable[[str, str], Any]  # of a video's path or number, and the reason
 
 DECODERS = {'decord': 'Decord', 'pyav': 'PyAV', 'opencv': 'OpenCV'}
 SUFFIXES = set(
@@ -136,3 +152,40 @@ def _as_input(video: Video) -> Union[str, np.ndarray]:
     if frames.dtype != np.uint8:
         raise ValueError(f'got frames of {frames.dtype}, expected uint8, RGB')
     return frames
+
+
+def read_batches(
+    reader: VideoReader, batch_size: int, num_workers: int, progress: bool
+) -> Iterator[list[tuple[int, Any, Optional[str]]]]:
+    """Read videos batch by batch, with a bar on stderr where that is a terminal."""
+    loader = DataLoader(reader, batch_size, num_workers=num_workers, collate_fn=list)
+    hidden = None if progress else True  # None: where stderr is no terminal
+    with tqdm(total=len(reader), unit='video', disable=hidden) as bar:
+        for items in loader:
+            yield items
+            bar.update(len(items))
+
+
+def list_inputs(videos: Videos) -> list[Video]:
+    """List files and arrays; a single one is a list of one."""
+    listed: list[Video] = []
+    several: Any = videos if isinstance(videos, (list, tuple)) else [videos]
+    for video in several:
+        if isinstance(video, (str, os.PathLike)):
+            listed += list_videos(video)
+        else:
+            listed.append(video)
+    return listed
+
+
+def report(videos: Sequence[Video], errors: dict[int, str], on_error: OnError) -> None:
+    """Call ``on_error`` for each of ``errors``, which are by place in ``videos``."""
+    for i, reason in errors.items():
+        video = videos[i]
+        is_path = isinstance(video, (str, os.PathLike))
+        on_error(str(video) if is_path else f'video {i}', reason)
+
+
+def warn(video: str, reason: str) -> None:
+    """Warn that a video cannot be read."""
+    warnings.warn(f'{video} cannot be read: {reason}', stacklevel=4)  # the caller's

@@ -3,8 +3,7 @@
 import functools
 import inspect
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
@@ -15,8 +14,6 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from mmstop.datasets import CaptionTokenize
 from mmstop.datasets.classes import load_classes
@@ -32,19 +29,22 @@ from .building import (
     text_tower,
 )
 from .index import Hit, ModelID, VideoIndex
-from .reading import Video, VideoReader, list_videos, use_decoder
+from .reading import (
+    OnError,
+    Video,
+    VideoReader,
+    Videos,
+    list_inputs,
+    read_batches,
+    report,
+    use_decoder,
+    warn,
+)
 
 __all__ = ['Batch', 'Prediction', 'VideoCLIP']
 
 TEXTS = 256  # texts at a time
 TEMPLATE = inspect.signature(CLIPTextHead).parameters['template'].default
-Videos = Union[Video, Sequence[Video]]
-OnError = Callable[[str, str], Any]  # of a video's path or number, and the reason
-
-
-def warn(video: str, reason: str) -> None:
-    """Warn that a video cannot be read."""
-    warnings.warn(f'{video} cannot be read: {reason}', stacklevel=4)
 
 
 class Prediction(NamedTuple):
@@ -140,7 +140,7 @@ class VideoCLIP:
     def from_clip(
         cls,
         arch: str = 'ViT-B-32-quickgelu',
-        weights: str = 'openai',
+        weights: Optional[str] = 'openai',
         num_frames: int = 12,
         device: str = 'auto',
         decoder: str = 'decord',
@@ -185,11 +185,11 @@ class VideoCLIP:
             FileNotFoundError: a source gives no file.
             ValueError: an array is of another shape or dtype.
         """
-        listed = _list(videos)
+        listed = list_inputs(videos)
         rows = np.full((len(listed), self.text.out_dim), np.nan, np.float32)
         for batch in self.stream(listed, batch_size, num_workers, progress):
             rows[batch.indices] = batch.embeddings
-            _report(listed, batch.errors, on_error)
+            report(listed, batch.errors, on_error)
         return rows
 
     def encode_text(self, texts: Union[str, Sequence[str]]) -> np.ndarray:
@@ -237,17 +237,18 @@ class VideoCLIP:
             ValueError: there are no labels, or the template has no ``{}``.
             FileNotFoundError: a source gives no file, or there is no list of labels.
         """
-        listed = _list(videos)
+        listed = list_inputs(videos)
         names, sentences = self._prompts(labels, template)
+        text = torch.from_numpy(self.encode_text(sentences))
         found: list[list[Prediction]] = [[] for _ in listed]
         for batch in self.stream(listed, batch_size, num_workers, progress):
-            for i, scores in zip(batch.indices, self._score(batch.clips, sentences)):
+            for i, scores in zip(batch.indices, self._score(batch.clips, text)):
                 best = scores.topk(min(topk, len(names)))
                 found[i] = [
                     Prediction(names[k], score)
                     for k, score in zip(best.indices.tolist(), best.values.tolist())
                 ]
-            _report(listed, batch.errors, on_error)
+            report(listed, batch.errors, on_error)
         return found
 
     def search(
@@ -283,18 +284,9 @@ class VideoCLIP:
         progress: bool = False,
     ) -> Iterator[Batch]:
         """Embed files and arrays batch by batch; nothing is expanded or warned of."""
-        loader = DataLoader(
-            VideoReader(*self.pipelines, videos),
-            batch_size,
-            num_workers=num_workers,
-            collate_fn=list,
-        )
-        # disable=None: no bar where stderr is a file
-        bar = tqdm(total=len(videos), unit='video', disable=None if progress else True)
-        with bar:
-            for items in loader:
-                yield self._batch(items)
-                bar.update(len(items))
+        reader = VideoReader(*self.pipelines, videos)
+        batches = read_batches(reader, batch_size, num_workers, progress)
+        yield from map(self._batch, batches)
 
     def _prompts(
         self, labels: Union[Sequence[str], str, None], template: Optional[str]
@@ -316,15 +308,13 @@ class VideoCLIP:
         return names, [template.format(name) for name in names]
 
     @torch.no_grad()
-    def _score(self, clips: Tensor, sentences: Sequence[str]) -> Tensor:
-        """Compare clips with sentences: (b, V, E) -> probabilities (b, K).
+    def _score(self, clips: Tensor, text: Tensor) -> Tensor:
+        """Compare clips (b, V, E) with sentences (K, E): probabilities (b, K).
 
         They are averaged over the V clips, as with ``average_clips='prob'``.
         """
-        text = torch.from_numpy(self.encode_text(sentences))
-        scale = self.text.logit_scale.exp().cpu()
         cosines = F.normalize(clips, dim=-1) @ text.T
-        return (scale * cosines).softmax(-1).mean(1)
+        return (self.text.logit_scale.exp().cpu() * cosines).softmax(-1).mean(1)
 
     @torch.no_grad()
     def _batch(self, items: list[tuple]) -> Batch:
@@ -344,22 +334,3 @@ class VideoCLIP:
             if isinstance(step, CaptionTokenize):
                 return step({'text': texts})['text']
         return self.text.tokenize(texts)
-
-
-def _list(videos: Videos) -> list[Video]:
-    """List files and arrays; a single one is a list of one."""
-    listed: list[Video] = []
-    several: Any = videos if isinstance(videos, (list, tuple)) else [videos]
-    for video in several:
-        if isinstance(video, (str, os.PathLike)):
-            listed += list_videos(video)
-        else:
-            listed.append(video)
-    return listed
-
-
-def _report(videos: Sequence[Video], errors: dict[int, str], on_error: OnError) -> None:
-    for i, reason in errors.items():
-        video = videos[i]
-        is_path = isinstance(video, (str, os.PathLike))
-        on_error(str(video) if is_path else f'video {i}', reason)
