@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -141,6 +142,22 @@ def test_decoders_agree(recognition, clip, videos, decoder):
     cosines = (other.encode_video(videos) * clip.encode_video(videos)).sum(1)
     assert cosines.min() > 0.99  # they round colours differently
     assert other.identity.fingerprint == clip.identity.fingerprint
+
+
+def test_pyav_needs_a_count_of_frames(recognition, clip, tmp_path):
+    """Matroska has none in its header; decord counts for itself."""
+    path = tmp_path / 'red.mkv'
+    with av.open(str(path), 'w') as file:
+        stream = file.add_stream('mpeg4', rate=8)
+        stream.width = stream.height = 64
+        for _ in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 99, np.uint8))
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    assert not np.isnan(clip.encode_video(path)).any()
+    other = VideoCLIP.from_config(*recognition, device='cpu', decoder='pyav')
+    with pytest.warns(UserWarning, match='red.mkv .* does not count its frames'):
+        other.encode_video(path)
 
 
 def test_unreadable_videos_leave_their_places(clip, videos, tmp_path):

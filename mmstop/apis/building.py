@@ -19,6 +19,7 @@ from mmstop.towers.weights import resolve_arch
 
 __all__ = [
     'clip_config',
+    'config_name',
     'fill_in',
     'find_device',
     'fingerprint',
@@ -27,7 +28,17 @@ __all__ = [
 ]
 
 
+def config_name(cfg: Config) -> str:
+    """Name a config in messages."""
+    return cfg.filename or 'a config made in Python'
+
+
 def find_device(name: str) -> torch.device:
+    """Return the device of a name, which may be 'auto'.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     name = get_device() if name == 'auto' else name
     try:
         return torch.empty(0, device=name).device
@@ -37,17 +48,27 @@ def find_device(name: str) -> torch.device:
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
+    """Return the steps in which a config reads a video for testing.
+
+    Raises:
+        ValueError: it has none.
+    """
     loader: Any = cfg.get('test_dataloader') or {}
     dataset = loader.get('dataset') or {}
     if 'pipeline' not in dataset:
         raise ValueError(
-            f'{cfg.filename} has no test_dataloader.dataset.pipeline, which says how '
-            f'a video is read'
+            f'{config_name(cfg)} has no test_dataloader.dataset.pipeline, which says '
+            f'how a video is read'
         )
     return dataset['pipeline']
 
 
 def text_tower(model: nn.Module) -> Any:
+    """Return the ``CLIPText`` of a model.
+
+    Raises:
+        ValueError: it has none.
+    """
     if isinstance(model, CLIPRetriever):
         return model.text
     head = getattr(model, 'cls_head', None)
@@ -62,13 +83,18 @@ def text_tower(model: nn.Module) -> Any:
 def fill_in(
     model: nn.Module, checkpoint: Union[str, os.PathLike, None], cfg: Config
 ) -> None:
-    """Fill a model in; whatever it needs must be there, and nothing else."""
+    """Give a model its weights; what it needs must be there, and nothing else.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint does not fit, or is missing and needed.
+    """
     if checkpoint is None:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if trained:
             raise ValueError(
                 f'no checkpoint given, but {trained:,} parameters of the model of '
-                f'{cfg.filename} are trained; give the checkpoint'
+                f'{config_name(cfg)} are trained; give the checkpoint'
             )
         return
     path = os.fspath(checkpoint)
@@ -76,8 +102,8 @@ def fill_in(
     state = loaded.get('state_dict', loaded)
     if misfits := find_misfits(model, state):
         raise ValueError(
-            f'checkpoint {path} does not fit the model of {cfg.filename}: {misfits}. '
-            f'Use the config that it was trained with'
+            f'checkpoint {path} does not fit the model of {config_name(cfg)}: {misfits}'
+            f'. Use the config that it was trained with'
         )
     state = {name.removeprefix('module.'): value for name, value in state.items()}
     model.load_state_dict(state, strict=False)
@@ -133,7 +159,11 @@ def _portable(node: Any) -> Any:
     """Leave out of a config where files are: weights are hashed by themselves."""
     if isinstance(node, dict):
         return {
-            key: Path(value).stem if key == 'arch' else _portable(value)
+            key: (
+                Path(value).name.removesuffix('.json')
+                if key == 'arch'
+                else _portable(value)
+            )
             for key, value in sorted(node.items())
             if key != 'weights'
         }

@@ -29,6 +29,7 @@ __all__ = [
 
 Video = Union[str, os.PathLike, np.ndarray, Tensor]
 Videos = Union[Video, Sequence[Video]]
+Step = Union[dict, Callable[[dict], dict]]  # of a pipeline
 OnError = Callable[[str, str], Any]  # of a video's path or number, and the reason
 
 DECODERS = {'decord': 'Decord', 'pyav': 'PyAV', 'opencv': 'OpenCV'}
@@ -69,7 +70,7 @@ def _expand(source: str) -> list[str]:
     return paths
 
 
-def use_decoder(steps: Sequence[dict], name: str) -> list[dict]:
+def use_decoder(steps: Sequence[dict], name: str) -> list[Step]:
     """Replace the two steps of a pipeline that open and decode a video.
 
     Args:
@@ -87,16 +88,26 @@ def use_decoder(steps: Sequence[dict], name: str) -> list[dict]:
             f'the test pipeline {kinds} does not read videos; it needs a step such as '
             f'DecordInit and one such as DecordDecode'
         )
-    replaced = []
+    replaced: list[Step] = []
     for step, kind in zip(steps, kinds):
         if kind.endswith('Decode'):
-            step = dict(type=f'mmaction.{DECODERS.get(name, "Array")}Decode')
-        elif kind.endswith('Init'):
-            if name == 'array':
-                continue
-            step = dict(type=f'mmaction.{DECODERS[name]}Init')
-        replaced.append(step)
+            replaced.append(dict(type=f'mmaction.{DECODERS.get(name, "Array")}Decode'))
+        elif not kind.endswith('Init'):
+            replaced.append(step)
+        elif name != 'array':
+            replaced.append(dict(type=f'mmaction.{DECODERS[name]}Init'))
+            replaced.append(require_frames)
     return replaced
+
+
+def require_frames(results: dict) -> dict:
+    """Refuse what PyAV makes of a file whose header does not count its frames.
+
+    Frames would be chosen among none, which gives the first and the last.
+    """
+    if results['total_frames'] < 1:
+        raise ValueError('its header does not count its frames; use decord')
+    return results
 
 
 def _kind(step: dict) -> str:

@@ -22,6 +22,7 @@ from mmstop.models import CLIPTextHead
 
 from .building import (
     clip_config,
+    config_name,
     fill_in,
     find_device,
     fingerprint,
@@ -103,7 +104,7 @@ class VideoCLIP:
     ) -> None:
         check_config(cfg, [])
         self.cfg = cfg
-        self.name = cfg.filename or 'a config made in Python'
+        self.name = config_name(cfg)
         if checkpoint is not None:
             self.name += f' with {checkpoint}'
         self.device = find_device(device)
