@@ -200,7 +200,7 @@ class VideoIndex:
             'SELECT path, embedding FROM videos ORDER BY id'
         ).fetchall()
         vectors = np.frombuffer(b''.join(row for _, row in rows), '<f4')
-        return [path for path, _ in rows], vectors.reshape(len(rows), -1)
+        return [path for path, _ in rows], vectors.reshape(len(rows), -1 if rows else 0)
 
     # --- Search ---------------------------------------------------------------------
 
@@ -217,9 +217,9 @@ class VideoIndex:
         Raises:
             ImportError: FAISS is not installed.
         """
-        paths, index, _ = self._ready(exact)
-        if not paths:
+        if not len(self):
             return [[] for _ in queries]
+        paths, index, _ = self._ready(exact)
         scores, found = index.search(queries, min(topk, len(paths)))
         return [
             # An inverted file says -1 where its lists hold fewer than asked for.
@@ -227,11 +227,12 @@ class VideoIndex:
             for row in zip(found, scores)
         ]
 
-    def _ready(self, exact: bool) -> 'Searcher':
+    def _ready(self, exact: bool) -> Searcher:
         """Load what a search needs, once for many queries."""
         state = f'{self._state()} {exact}'
         if self._searcher is None or self._searcher.state != state:
-            index = (None if exact else self._inverted()) or self._flat()
+            index = None if exact else self._inverted()
+            index = self._flat() if index is None else index
             paths = self.db.execute('SELECT path FROM videos ORDER BY id')
             self._searcher = Searcher([path for (path,) in paths], index, state)
         return self._searcher
