@@ -41,7 +41,9 @@ def train_wildly(config: Path) -> Path:
         if parameter.requires_grad:
             parameter.data += 0.3 * torch.randn_like(parameter)
     path = config.parent / f'{config.stem}.pth'
-    runner.save_checkpoint(path.parent, path.name, meta={}, by_epoch=True)
+    runner.save_checkpoint(
+        path.parent, path.name, save_optimizer=False, save_param_scheduler=False
+    )
     return path
 
 

@@ -262,6 +262,7 @@ class VideoIndex:
         part = self._inverted_path.with_suffix('.part')
         faiss.write_index(index, str(part))
         part.replace(self._inverted_path)
+        self._searcher = None
         with self.db:
             self.db.execute('DELETE FROM inverted')
             self.db.execute('INSERT INTO inverted VALUES (?)', (self._state(),))

@@ -29,8 +29,9 @@ USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError)
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run a subcommand; return 0, or 2 if the user is to change something."""
     args = _parser().parse_args(argv)
-    # MMEngine logs on stdout, where the result goes.
-    MMLogger.get_instance('mmstop', log_level='ERROR')
+    # MMEngine's current logger, the last one made, writes to stdout with the result.
+    if not MMLogger.check_instance_created('mmstop'):
+        MMLogger.get_instance('mmstop', log_level='ERROR')
     try:
         args.run(args)
     except USER_ERRORS as error:
