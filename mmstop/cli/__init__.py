@@ -1,1 +1,60 @@
-"""The command line, one module a subcommand."""
+"""The command ``mmstop``: one module a subcommand.
+
+A module has a docstring, whose first line is its summary and whose whole is its help,
+and two functions: ``add_arguments(parser)``, and ``run(args)``, which prints the result
+on stdout. What the user did wrong it raises as one of :data:`USER_ERRORS`, with a
+message that names the fault and the remedy.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Optional
+
+from mmengine.logging import MMLogger
+
+from mmstop.compat import CheckpointError
+
+__all__ = ['COMMANDS', 'USER_ERRORS', 'main']
+
+COMMANDS = (
+    'classify',
+    'embed',
+    'search',
+    'trace',
+)
+USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run a subcommand; return 0, or 2 if the user is to change something."""
+    args = _parser().parse_args(argv)
+    # MMEngine's current logger, the last one made, writes to stdout with the result.
+    if not MMLogger.check_instance_created('mmstop'):
+        MMLogger.get_instance('mmstop', log_level='ERROR')
+    try:
+        args.run(args)
+    except USER_ERRORS as error:
+        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='mmstop', description='Ask a trained STOP, or CLIP, about videos.'
+    )
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    for name in COMMANDS:
+        module = import_module(f'{__name__}.{name}')
+        text = module.__doc__ or ''
+        command = commands.add_parser(
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser

@@ -54,39 +54,45 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         """Compare the checkpoint with the model before anything is copied."""
         if not self.strict:
             return
-        model = _unwrap(runner.model)
-        state = checkpoint.get('state_dict', checkpoint)
-        given = {
-            name.removeprefix('module.'): tuple(value.shape)
-            for name, value in state.items()
-            if isinstance(value, torch.Tensor)
-        }
-        classes, before = _classes(model), checkpoint.get('meta', {}).get('classes', {})
-        own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        faults = {
-            'lacks trained parameters': [name for name in trained if name not in given],
-            'has parameters that the model does not': sorted(given.keys() - own.keys()),
-            'has other shapes': [
-                f'{name} {given[name]} instead of {own[name]}'
-                for name in own
-                if name in given and given[name] != own[name]
-            ],
-            'was trained on other classes': [
-                f'{len(before[head])} in {head} ({before[head]}) instead of '
-                f'{len(classes[head])} ({classes[head]})'
-                for head in classes
-                if before.get(head, classes[head]) != classes[head]
-            ],
-        }
-        found = '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
-        if found:
+        if found := find_misfits(_unwrap(runner.model), checkpoint):
             raise ConfigError(
                 f'checkpoint {runner._load_from or "of this run"} does not fit the '
                 f'model of this config: {found}. Use the config that it was trained '
                 f'with, or, to start from what fits, '
                 f'default_hooks.checkpoint.strict=False'
             )
+
+
+def find_misfits(model: nn.Module, checkpoint: dict) -> str:
+    """Tell in which parameters and classes a checkpoint and a model differ; '' if none.
+
+    Frozen parameters may be missing, since the towers bring them.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    given = {
+        name.removeprefix('module.'): tuple(value.shape)
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+    classes, before = _classes(model), checkpoint.get('meta', {}).get('classes', {})
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    faults = {
+        'lacks trained parameters': [name for name in trained if name not in given],
+        'has parameters that the model does not': sorted(given.keys() - own.keys()),
+        'has other shapes': [
+            f'{name} {given[name]} instead of {own[name]}'
+            for name in own
+            if name in given and given[name] != own[name]
+        ],
+        'was trained on other classes': [
+            f'{len(before[head])} in {head} ({before[head]}) instead of '
+            f'{len(classes[head])} ({classes[head]})'
+            for head in classes
+            if before.get(head, classes[head]) != classes[head]
+        ],
+    }
+    return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
 
 
 def _unwrap(model: Any) -> nn.Module:

@@ -53,7 +53,7 @@ class CLIPTextHead(BaseHead):
         kwargs.setdefault('loss_cls', dict(type='mmaction.CrossEntropyLoss'))
         super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
         self.text = tower
-        self.classes = names
+        self.classes, self.template = names, template
         self.sentences = [template.format(name) for name in names]
         self._tokens = tower.tokenize(self.sentences)  # (K, L)
         self._cache: Optional[Tensor] = None

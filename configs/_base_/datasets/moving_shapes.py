@@ -27,6 +27,7 @@ val_pipeline = [
     dict(type='DecordDecode'),
     *pack,
 ]
+test_pipeline = val_pipeline  # read by MMAction2's inference_recognizer
 
 data_prefix = dict(video='videos')
 train_dataloader = dict(

@@ -24,6 +24,7 @@ val_pipeline = [
     dict(type='DecordDecode'),
     *pack,
 ]
+test_pipeline = val_pipeline
 
 train_dataloader = dict(
     batch_size=64,  # the negatives are those of the batch

@@ -24,6 +24,7 @@ val_pipeline = [
     dict(type='CenterCrop', crop_size=image_size),
     *pack,
 ]
+test_pipeline = val_pipeline  # read by MMAction2's inference_recognizer
 
 train_dataloader = dict(
     batch_size=16,  # 8 GPUs -> 128

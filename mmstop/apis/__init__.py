@@ -1,0 +1,17 @@
+"""From a trained model to an answer about videos, without a data set."""
+
+from .embedding import Update, update_index
+from .index import Hit, ModelID, VideoIndex
+from .reading import list_videos
+from .video_clip import Prediction, VideoCLIP
+
+__all__ = [
+    'Hit',
+    'ModelID',
+    'Prediction',
+    'Update',
+    'VideoCLIP',
+    'VideoIndex',
+    'list_videos',
+    'update_index',
+]

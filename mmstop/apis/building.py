@@ -1,0 +1,172 @@
+"""From a config and a checkpoint to a model that is ready for videos of one's own."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import open_clip
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from mmstop.engine.hooks import find_misfits
+from mmstop.models import CLIPRetriever, CLIPTextHead
+from mmstop.towers.weights import resolve_arch
+
+__all__ = [
+    'clip_config',
+    'config_name',
+    'fill_in',
+    'find_device',
+    'fingerprint',
+    'test_pipeline',
+    'text_tower',
+]
+
+
+def config_name(cfg: Config) -> str:
+    """Name a config in messages."""
+    return cfg.filename or 'a config made in Python'
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name, which may be 'auto'.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    name = get_device() if name == 'auto' else name
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).split('\n')[0]
+        raise ValueError(f'device={name!r} is of no use here: {reason}') from None
+
+
+def test_pipeline(cfg: Config) -> list[dict]:
+    """Return the steps in which a config reads a video for testing.
+
+    Raises:
+        ValueError: it has none.
+    """
+    loader: Any = cfg.get('test_dataloader') or {}
+    dataset = loader.get('dataset') or {}
+    if 'pipeline' not in dataset:
+        raise ValueError(
+            f'{config_name(cfg)} has no test_dataloader.dataset.pipeline, which says '
+            f'how a video is read'
+        )
+    return dataset['pipeline']
+
+
+def text_tower(model: nn.Module) -> Any:
+    """Return the ``CLIPText`` of a model.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if isinstance(model, CLIPRetriever):
+        return model.text
+    head = getattr(model, 'cls_head', None)
+    if isinstance(head, CLIPTextHead):
+        return head.text
+    raise ValueError(
+        f'{type(model).__name__} with {type(head).__name__} has no text tower; take a '
+        f'CLIPRetriever or a recognizer with a CLIPTextHead'
+    )
+
+
+def fill_in(
+    model: nn.Module, checkpoint: Union[str, os.PathLike, None], cfg: Config
+) -> None:
+    """Give a model its weights; what it needs must be there, and nothing else.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the checkpoint does not fit, or is missing and needed.
+    """
+    if checkpoint is None:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if trained:
+            raise ValueError(
+                f'no checkpoint given, but {trained:,} parameters of the model of '
+                f'{config_name(cfg)} are trained; give the checkpoint'
+            )
+        return
+    path = os.fspath(checkpoint)
+    loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
+    if misfits := find_misfits(model, loaded):
+        raise ValueError(
+            f'checkpoint {path} does not fit the model of {config_name(cfg)}: {misfits}'
+            f'. Use the config that it was trained with'
+        )
+    state = loaded.get('state_dict', loaded)
+    state = {name.removeprefix('module.'): value for name, value in state.items()}
+    model.load_state_dict(state, strict=False)
+
+
+def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:
+    """Write the config of a CLIP that nobody trained."""
+    name = resolve_arch(arch)
+    size = open_clip.get_model_config(name)['vision_cfg'].get('image_size', 224)
+    tower = dict(arch=arch, weights=weights)
+    pipeline = [
+        dict(type='DecordInit'),
+        dict(type='UniformSample', clip_len=num_frames, test_mode=True),
+        dict(type='DecordDecode'),
+        dict(type='Resize', scale=(-1, size), interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=size),
+        dict(type='FormatShape', input_format='NCTHW'),
+        dict(type='PackActionInputs'),
+    ]
+    pixels = dict(
+        type='ActionDataPreprocessor',
+        mean=[255 * value for value in open_clip.OPENAI_DATASET_MEAN],
+        std=[255 * value for value in open_clip.OPENAI_DATASET_STD],
+        format_shape='NCTHW',
+    )
+    model = dict(
+        type='CLIPRetriever',
+        backbone=dict(type='CLIPViT', **tower),
+        text=dict(type='CLIPText', **tower),
+        data_preprocessor=pixels,
+    )
+    dataset = dict(type='VideoDataset', pipeline=pipeline)
+    loader = dict(dataset=dataset)
+    return Config(dict(default_scope='mmaction', model=model, test_dataloader=loader))
+
+
+def fingerprint(cfg: Config, model: nn.Module) -> str:
+    """Hash what the embeddings of a model depend on, as 64 hexadecimal digits.
+
+    That is all weights, the configs of the towers and of the pixels, and the test
+    pipeline; not where files are.
+    """
+    towers = [cfg.model.backbone, cfg.model.get('text') or cfg.model.cls_head.text]
+    parts = [*towers, cfg.model.data_preprocessor, test_pipeline(cfg)]
+    digest = hashlib.sha256(json.dumps(_portable(parts), default=str).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())
+        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _portable(node: Any) -> Any:
+    """Leave out of a config where files are: weights are hashed by themselves."""
+    if isinstance(node, dict):
+        return {
+            key: (
+                Path(value).name.removesuffix('.json')
+                if key == 'arch'
+                else _portable(value)
+            )
+            for key, value in sorted(node.items())
+            if key != 'weights'
+        }
+    if isinstance(node, (list, tuple)):
+        return [_portable(value) for value in node]
+    return node

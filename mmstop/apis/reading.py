@@ -1,0 +1,205 @@
+"""Reading videos that belong to no data set through a config's test pipeline."""
+
+import glob
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+from mmengine.dataset import Compose
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+__all__ = [
+    'DECODERS',
+    'OnError',
+    'Video',
+    'VideoReader',
+    'Videos',
+    'list_inputs',
+    'list_videos',
+    'read_batches',
+    'report',
+    'use_decoder',
+    'warn',
+]
+
+Video = Union[str, os.PathLike, np.ndarray, Tensor]
+Videos = Union[Video, Sequence[Video]]
+Step = Union[dict, Callable[[dict], dict]]  # of a pipeline
+OnError = Callable[[str, str], Any]  # of a video's path or number, and the reason
+
+DECODERS = {'decord': 'Decord', 'pyav': 'PyAV', 'opencv': 'OpenCV'}
+SUFFIXES = set(
+    '.3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv'.split()
+)  # of files that a folder is searched for
+
+
+def list_videos(sources: Union[str, os.PathLike, Sequence]) -> list[str]:
+    """List files: each source is a file, a folder with all below it, or a pattern.
+
+    Args:
+        sources: one or several; in patterns ``**`` is any number of folders. A file is
+            taken whatever its name, a folder's files by their suffix.
+    Returns:
+        paths, sorted within each source.
+
+    Raises:
+        FileNotFoundError: a source gives no file.
+    """
+    if isinstance(sources, (str, os.PathLike)):
+        sources = [sources]
+    return [path for source in sources for path in _expand(os.fspath(source))]
+
+
+def _expand(source: str) -> list[str]:
+    if os.path.isfile(source):
+        return [source]
+    if os.path.isdir(source):
+        found = [p for p in Path(source).rglob('*') if p.suffix.lower() in SUFFIXES]
+        what = f'a folder without a video ({", ".join(sorted(SUFFIXES))})'
+    else:
+        found = [Path(path) for path in glob.glob(source, recursive=True)]
+        what = 'neither a file nor a folder nor a pattern that matches any'
+    paths = sorted(str(path) for path in found if path.is_file())
+    if not paths:
+        raise FileNotFoundError(f'{source!r} is {what}')
+    return paths
+
+
+def use_decoder(steps: Sequence[dict], name: str) -> list[Step]:
+    """Replace the two steps of a pipeline that open and decode a video.
+
+    Args:
+        name: 'decord', 'pyav' or 'opencv'; 'array' leaves the opening out and takes
+            frames from ``results['array']``.
+
+    Raises:
+        ValueError: no such decoder, or the pipeline does not read videos.
+    """
+    if name != 'array' and name not in DECODERS:
+        raise ValueError(f'decoder={name!r}, expected one of {list(DECODERS)}')
+    kinds = [_kind(step) for step in steps]
+    if sum(k.endswith('Init') for k in kinds) != 1 or 'Decode' not in ''.join(kinds):
+        raise ValueError(
+            f'the test pipeline {kinds} does not read videos; it needs a step such as '
+            f'DecordInit and one such as DecordDecode'
+        )
+    replaced: list[Step] = []
+    decoder = DECODERS.get(name, 'Array')
+    for step, kind in zip(steps, kinds):
+        if decoder in kind:  # as the config opens and decodes
+            replaced.append(step)
+        elif kind.endswith('Decode'):
+            replaced.append(dict(type=f'mmaction.{decoder}Decode'))
+        elif not kind.endswith('Init'):
+            replaced.append(step)
+        elif name != 'array':
+            replaced.append(dict(type=f'mmaction.{decoder}Init'))
+            replaced.append(require_frames)
+    return replaced
+
+
+def require_frames(results: dict) -> dict:
+    """Refuse what PyAV makes of a file whose header does not count its frames.
+
+    Frames would be chosen among none, which gives the first and the last.
+    """
+    if results['total_frames'] < 1:
+        raise ValueError('its header does not count its frames; use decord')
+    return results
+
+
+def _kind(step: dict) -> str:
+    kind = step['type']
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
+
+
+class VideoReader(Dataset):
+    """Read videos one by one; what cannot be read gives its reason instead.
+
+    Args:
+        file_pipeline: transforms for files.
+        array_pipeline: transforms for frames in memory.
+        videos: paths, or frames (T, H, W, 3), uint8, RGB.
+
+    Raises:
+        ValueError: an array is of another shape or dtype.
+    """
+
+    def __init__(
+        self, file_pipeline: Compose, array_pipeline: Compose, videos: Sequence[Video]
+    ) -> None:
+        self.file_pipeline = file_pipeline
+        self.array_pipeline = array_pipeline
+        self.videos = [_as_input(video) for video in videos]
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, i: int) -> tuple[int, Any, Optional[str]]:
+        """Return the number of a video and what the pipeline made of it, or why not."""
+        # What a data set would give; text is for the pipelines of retrieval.
+        results: dict[str, Any] = dict(label=-1, start_index=0, modality='RGB', text='')
+        video = self.videos[i]
+        try:
+            if isinstance(video, str):
+                return i, self.file_pipeline(dict(results, filename=video)), None
+            results.update(array=video, total_frames=len(video))
+            return i, self.array_pipeline(results), None
+        except Exception as error:  # every decoder has exceptions of its own
+            reason = str(error).strip().split('\n')[0]
+            return i, None, f'{type(error).__name__}: {reason}'
+
+
+def _as_input(video: Video) -> Union[str, np.ndarray]:
+    if isinstance(video, (str, os.PathLike)):
+        return os.fspath(video)
+    frames = video.cpu().numpy() if isinstance(video, Tensor) else np.asarray(video)
+    if frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise ValueError(
+            f'got frames of shape {frames.shape}, expected (T, H, W, 3) with T >= 1'
+        )
+    if frames.dtype != np.uint8:
+        raise ValueError(f'got frames of {frames.dtype}, expected uint8, RGB')
+    return frames
+
+
+def read_batches(
+    reader: VideoReader, batch_size: int, num_workers: int, progress: bool
+) -> Iterator[list[tuple[int, Any, Optional[str]]]]:
+    """Read videos batch by batch, with a bar on stderr where that is a terminal."""
+    loader = DataLoader(reader, batch_size, num_workers=num_workers, collate_fn=list)
+    hidden = None if progress else True  # None: where stderr is no terminal
+    with tqdm(total=len(reader), unit='video', disable=hidden) as bar:
+        for items in loader:
+            yield items
+            bar.update(len(items))
+
+
+def list_inputs(videos: Videos) -> list[Video]:
+    """List files and arrays; a single one is a list of one."""
+    listed: list[Video] = []
+    several: Any = videos if isinstance(videos, (list, tuple)) else [videos]
+    for video in several:
+        if isinstance(video, (str, os.PathLike)):
+            listed += list_videos(video)
+        else:
+            listed.append(video)
+    return listed
+
+
+def report(videos: Sequence[Video], errors: dict[int, str], on_error: OnError) -> None:
+    """Call ``on_error`` for each of ``errors``, which are by place in ``videos``."""
+    for i, reason in errors.items():
+        video = videos[i]
+        is_path = isinstance(video, (str, os.PathLike))
+        on_error(str(video) if is_path else f'video {i}', reason)
+
+
+def warn(video: str, reason: str) -> None:
+    """Warn that a video cannot be read."""
+    warnings.warn(f'{video} cannot be read: {reason}', stacklevel=4)  # the caller's

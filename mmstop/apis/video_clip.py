@@ -1,0 +1,337 @@
+"""One object that embeds and names videos: from a config, or from CLIP alone."""
+
+import functools
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmaction.registry import MODELS
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from mmstop.datasets import CaptionTokenize
+from mmstop.datasets.classes import load_classes
+from mmstop.engine.checks import check_config, load_config
+from mmstop.models import CLIPTextHead
+
+from .building import (
+    clip_config,
+    config_name,
+    fill_in,
+    find_device,
+    fingerprint,
+    test_pipeline,
+    text_tower,
+)
+from .index import Hit, ModelID, VideoIndex
+from .reading import (
+    OnError,
+    Video,
+    VideoReader,
+    Videos,
+    list_inputs,
+    read_batches,
+    report,
+    use_decoder,
+    warn,
+)
+
+__all__ = ['Batch', 'Prediction', 'VideoCLIP']
+
+TEXTS = 256  # texts at a time
+TEMPLATE = inspect.signature(CLIPTextHead).parameters['template'].default
+
+
+class Prediction(NamedTuple):
+    """A label and its probability among all labels, in [0, 1]."""
+
+    label: str
+    score: float
+
+
+class Batch(NamedTuple):
+    """What became of some videos, by their places in the list that was asked for."""
+
+    indices: list[int]  # of the b videos that could be read
+    clips: Tensor  # (b, V, E), float32, on the CPU: the embedding of each clip or crop
+    errors: dict[int, str]  # why the others could not
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """Mean over clips, of unit norm: (b, E), float32."""
+        return F.normalize(self.clips.mean(1), dim=-1).numpy()
+
+
+class VideoCLIP:
+    """A model with a video and a text tower, asked about videos of one's own.
+
+    ::
+
+        clip = VideoCLIP.from_config('configs/stop_ssv2.py', 'best.pth')
+        clip.classify('mine/*.mp4', labels=['opening a door', 'closing a door'])
+        scores = clip.encode_video('mine/*.mp4') @ clip.encode_text(['a dog']).T
+
+    A video is a path, or its frames: a NumPy array or a tensor (T, H, W, 3), uint8,
+    RGB. Sources of videos are one of these, a folder, a pattern, or a list of them. The
+    frames are chosen and cropped as the config's test pipeline says, so the results are
+    those of ``tools/test.py``.
+
+    Args:
+        cfg: config of a retriever, or of a recognizer with a ``CLIPTextHead``.
+        checkpoint: what was trained; None where nothing was.
+        device: 'auto' for a GPU if there is one, or a device of torch.
+        decoder: 'decord', 'pyav' or 'opencv' instead of the one that the config names.
+
+    Raises:
+        ValueError: the config is at fault, has no text tower or no pipeline that reads
+            videos; the checkpoint does not fit, or is missing although some of the
+            model is trained; there is no such device.
+        FileNotFoundError: there is no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: Union[str, os.PathLike, None] = None,
+        device: str = 'auto',
+        decoder: Optional[str] = None,
+    ) -> None:
+        check_config(cfg, [])
+        self.cfg = cfg
+        self.name = config_name(cfg)
+        if checkpoint is not None:
+            self.name += f' with {checkpoint}'
+        self.device = find_device(device)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
+            steps = test_pipeline(cfg)
+            array = use_decoder(steps, 'array')
+            files = steps if decoder is None else use_decoder(steps, decoder)
+            self.pipelines = Compose(files), Compose(array)
+            self.model: Any = MODELS.build(cfg.model)
+        self.text = text_tower(self.model)
+        fill_in(self.model, checkpoint, cfg)
+        self.model.to(self.device).eval()
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Union[str, os.PathLike],
+        checkpoint: Union[str, os.PathLike, None] = None,
+        device: str = 'auto',
+        decoder: Optional[str] = None,
+        options: Optional[dict] = None,
+    ) -> 'VideoCLIP':
+        """Build the model of a config file.
+
+        Args:
+            options: changes of the config, {'model.backbone.alpha': 0.5}.
+            config, checkpoint, device, decoder: those of the class.
+        """
+        cfg = load_config(os.fspath(config), options)
+        cfg.load_from = None
+        return cls(cfg, checkpoint, device, decoder)
+
+    @classmethod
+    def from_clip(
+        cls,
+        arch: str = 'ViT-B-32-quickgelu',
+        weights: Optional[str] = 'openai',
+        num_frames: int = 12,
+        device: str = 'auto',
+        decoder: str = 'decord',
+    ) -> 'VideoCLIP':
+        """Take CLIP as it is: the mean of its embeddings of some frames.
+
+        Args:
+            arch, weights: those of ``CLIPViT``.
+            num_frames: spread evenly over each video.
+            device, decoder: those of the class.
+        """
+        clip = cls(clip_config(arch, weights, num_frames), None, device, decoder)
+        clip.name = f'{arch} with weights {weights}, {num_frames} frames a video'
+        return clip
+
+    @functools.cached_property
+    def identity(self) -> ModelID:
+        """Tell this model from others, whatever the decoder and the device."""
+        return ModelID(self.name, fingerprint(self.cfg, self.model))
+
+    def encode_video(
+        self,
+        videos: Videos,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        progress: bool = False,
+        on_error: OnError = warn,
+    ) -> np.ndarray:
+        """Embed videos: (n, E), float32, of unit norm.
+
+        A pattern or a folder gives the rows of :func:`list_videos`. A video that cannot
+        be read gives a row of NaN.
+
+        Args:
+            videos: sources, as the class describes them.
+            batch_size: videos at a time.
+            num_workers: processes that read ahead.
+            progress: show a bar on stderr, if that is a terminal.
+            on_error: called for each video that cannot be read; a warning by default.
+
+        Raises:
+            FileNotFoundError: a source gives no file.
+            ValueError: an array is of another shape or dtype.
+        """
+        listed = list_inputs(videos)
+        rows = np.full((len(listed), self.text.out_dim), np.nan, np.float32)
+        for batch in self.stream(listed, batch_size, num_workers, progress):
+            rows[batch.indices] = batch.embeddings
+            report(listed, batch.errors, on_error)
+        return rows
+
+    def encode_text(self, texts: Union[str, Sequence[str]]) -> np.ndarray:
+        """Embed texts: (n, E), float32, of unit norm.
+
+        Retrieval configs cut long texts as they do in testing.
+
+        Raises:
+            ValueError: a text is too long for the text tower and no config says where
+                to cut it.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = [np.empty((0, self.text.out_dim), np.float32)]
+        for start in range(0, len(texts), TEXTS):
+            tokens = self._tokenize(texts[start : start + TEXTS]).to(self.device)
+            with torch.no_grad():
+                rows.append(F.normalize(self.text(tokens), dim=-1).cpu().numpy())
+        return np.concatenate(rows)
+
+    def classify(
+        self,
+        videos: Videos,
+        labels: Union[Sequence[str], str, None] = None,
+        topk: int = 5,
+        template: Optional[str] = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        progress: bool = False,
+        on_error: OnError = warn,
+    ) -> list[list[Prediction]]:
+        """Name what videos show: for each its ``topk`` likeliest labels, best first.
+
+        A video that cannot be read gives an empty list.
+
+        Args:
+            labels: any words; or, as ``CLIPTextHead`` takes them, the name of a list
+                that comes with the package or the path of a file; None for the classes
+                of the config.
+            template: sentence with ``{}`` where the label goes; None for that of the
+                config, or else the default of ``CLIPTextHead``.
+            videos, batch_size, num_workers, progress, on_error: those of
+                :meth:`encode_video`.
+
+        Raises:
+            ValueError: there are no labels, or the template has no ``{}``.
+            FileNotFoundError: a source gives no file, or there is no list of labels.
+        """
+        listed = list_inputs(videos)
+        names, sentences = self._prompts(labels, template)
+        text = torch.from_numpy(self.encode_text(sentences))
+        found: list[list[Prediction]] = [[] for _ in listed]
+        for batch in self.stream(listed, batch_size, num_workers, progress):
+            for i, scores in zip(batch.indices, self._score(batch.clips, text)):
+                best = scores.topk(min(topk, len(names)))
+                found[i] = [
+                    Prediction(names[k], score)
+                    for k, score in zip(best.indices.tolist(), best.values.tolist())
+                ]
+            report(listed, batch.errors, on_error)
+        return found
+
+    def search(
+        self,
+        query: str,
+        index: Union[VideoIndex, str, os.PathLike],
+        topk: int = 5,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """Find the videos of an index that fit a text best, best first.
+
+        Args:
+            query: any text.
+            index: what :func:`update_index` or ``mmstop embed`` wrote.
+            topk: how many at most.
+            exact: compare with every video, even where a faster index was built.
+
+        Raises:
+            FileNotFoundError: there is no such index.
+            ValueError: another model made the index.
+        """
+        if not isinstance(index, VideoIndex):
+            with VideoIndex(index) as opened:
+                return self.search(query, opened, topk, exact)
+        index.check(self.identity)
+        return index.search(self.encode_text(query), topk, exact)[0]
+
+    def stream(
+        self,
+        videos: Sequence[Video],
+        batch_size: int = 8,
+        num_workers: int = 0,
+        progress: bool = False,
+    ) -> Iterator[Batch]:
+        """Embed files and arrays batch by batch; nothing is expanded or warned of."""
+        reader = VideoReader(*self.pipelines, videos)
+        batches = read_batches(reader, batch_size, num_workers, progress)
+        yield from map(self._batch, batches)
+
+    def _prompts(
+        self, labels: Union[Sequence[str], str, None], template: Optional[str]
+    ) -> tuple[list[str], list[str]]:
+        """Return the labels and the sentence that stands for each."""
+        head: Any = getattr(self.model, 'cls_head', None)
+        if labels is None and head is None:
+            raise ValueError(f'{self.name} has no classes of its own; give labels')
+        if labels is None:
+            names = head.classes
+        else:
+            names = load_classes(labels) if isinstance(labels, str) else list(labels)
+        if not names:
+            raise ValueError('labels is empty; give at least one')
+        if template is None:
+            template = TEMPLATE if head is None else head.template
+        if '{}' not in template:
+            raise ValueError(f"template={template!r} has no '{{}}' for the label")
+        return names, [template.format(name) for name in names]
+
+    @torch.no_grad()
+    def _score(self, clips: Tensor, text: Tensor) -> Tensor:
+        """Compare clips (b, V, E) with sentences (K, E): probabilities (b, K).
+
+        They are averaged over the V clips, as with ``average_clips='prob'``.
+        """
+        cosines = F.normalize(clips, dim=-1) @ text.T
+        return (self.text.logit_scale.exp().cpu() * cosines).softmax(-1).mean(1)
+
+    @torch.no_grad()
+    def _batch(self, items: list[tuple]) -> Batch:
+        """Embed what could be read of a batch."""
+        read = [(i, item) for i, item, error in items if error is None]
+        errors = {i: error for i, _, error in items if error is not None}
+        if not read:
+            return Batch([], torch.empty(0, 1, self.text.out_dim), errors)
+        data = pseudo_collate([item for _, item in read])
+        inputs = self.model.data_preprocessor(data)['inputs']
+        imgs = inputs['imgs'] if isinstance(inputs, dict) else inputs
+        clips = self.model.backbone(imgs.flatten(0, 1)).float().cpu()
+        return Batch([i for i, _ in read], clips.unflatten(0, imgs.shape[:2]), errors)
+
+    def _tokenize(self, texts: list[str]) -> Tensor:
+        for step in self.pipelines[0].transforms:
+            if isinstance(step, CaptionTokenize):
+                return step({'text': texts})['text']
+        return self.text.tokenize(texts)

@@ -1,0 +1,108 @@
+"""Arguments and output that subcommands share."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+
+from mmstop.apis import VideoCLIP
+from mmstop.apis.reading import DECODERS
+
+__all__ = [
+    'add_json_argument',
+    'add_model_arguments',
+    'add_reading_arguments',
+    'count',
+    'load_model',
+    'print_table',
+    'report_unread',
+]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let the user say which model: a config and a checkpoint, or CLIP alone."""
+    group = parser.add_argument_group('model')
+    add = group.add_argument
+    add('--config', help='config file of a recognizer or a retriever')
+    add('--checkpoint', help='what was trained; none for a zero-shot config')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config, as in tools/test.py',
+    )
+    add(
+        '--arch',
+        default='ViT-B-32-quickgelu',
+        help='without --config: take this CLIP of open_clip as it is (%(default)s)',
+    )
+    add(
+        '--weights',
+        default='openai',
+        help='with --arch: a tag of open_clip or a weights file (%(default)s)',
+    )
+    add('--num-frames', type=count, default=12, help='with --arch (%(default)s)')
+    add('--device', default='auto', help='auto, cpu, cuda:0, ... (%(default)s)')
+    add('--decoder', choices=list(DECODERS), help="instead of the config's")
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let the user say how videos are read."""
+    add = parser.add_argument
+    add('--batch-size', type=count, default=8, help='videos at a time (%(default)s)')
+    add(
+        '--num-workers',
+        type=int,
+        default=0,
+        help='processes that read ahead (%(default)s)',
+    )
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--json', action='store_true', help='print JSON, not a table')
+
+
+def count(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is less than 1')
+    return number
+
+
+def load_model(args: argparse.Namespace) -> VideoCLIP:
+    """Build the model that :func:`add_model_arguments` asked for.
+
+    Raises:
+        ValueError: the arguments contradict each other, or ``VideoCLIP`` refuses.
+        FileNotFoundError: a file is missing.
+    """
+    if args.config is not None:
+        return VideoCLIP.from_config(
+            args.config, args.checkpoint, args.device, args.decoder, args.cfg_options
+        )
+    if args.checkpoint or args.cfg_options:
+        raise ValueError('--checkpoint and --cfg-options need --config')
+    return VideoCLIP.from_clip(
+        args.arch,
+        args.weights,
+        args.num_frames,
+        args.device,
+        args.decoder or 'decord',
+    )
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows with their columns one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths))
+        print('  '.join(cells).rstrip())
+
+
+def report_unread(errors: dict[str, str]) -> None:
+    """Say on stderr which videos could not be read, and why."""
+    for path, reason in errors.items():
+        print(f'{path} cannot be read: {reason}', file=sys.stderr)

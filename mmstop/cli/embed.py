@@ -1,0 +1,60 @@
+"""Write the embeddings of videos to an index, for mmstop search.
+
+    mmstop embed videos --out videos.index --config configs/stop_msrvtt.py \\
+        --checkpoint best.pth
+
+Called again it embeds what is new or changed and forgets what is gone from the folders;
+killed, it loses at most the batch that it was at. With torchrun every process takes its
+share, on one machine or several that see the same files under the same paths:
+
+    torchrun --nproc_per_node 8 -m mmstop embed videos --out videos.index ...
+
+In Python, mmstop.apis.VideoIndex('videos.index').load() gives paths and vectors.
+"""
+
+import argparse
+import json
+import os
+
+from mmengine.dist import get_rank, init_dist
+
+from mmstop.apis import update_index
+from mmstop.engine.ending import end_process_group
+
+from .common import (
+    add_json_argument,
+    add_model_arguments,
+    add_reading_arguments,
+    load_model,
+    report_unread,
+)
+
+WEEK = 7 * 24 * 3600  # seconds that processes wait for the slowest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add('sources', nargs='+', help='folders, files or patterns')
+    add('--out', required=True, metavar='INDEX', help='made if need be')
+    add_reading_arguments(parser)
+    add_model_arguments(parser)
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    if 'RANK' in os.environ:  # torchrun's; nothing but names and counts is exchanged
+        init_dist('pytorch', backend='gloo', timeout=WEEK)
+    clip = load_model(args)
+    update = update_index(
+        clip, args.sources, args.out, args.batch_size, args.num_workers, progress=True
+    )
+    if get_rank() == 0:
+        report_unread(update.errors)
+        if args.json:
+            print(json.dumps({'index': args.out, **update._asdict()}))
+        else:
+            print(
+                f'{args.out}: {update.videos} videos, {update.embedded} embedded now, '
+                f'{update.forgotten} forgotten, {len(update.errors)} unreadable'
+            )
+    end_process_group()

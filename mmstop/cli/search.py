@@ -1,0 +1,44 @@
+"""Find the videos of an index that fit a text.
+
+    mmstop search videos.index 'a red circle moving left' \\
+        --config configs/stop_msrvtt.py --checkpoint best.pth
+
+The model is to be the one that made the index (mmstop embed). The score is the cosine
+of the embeddings of video and text, in [-1, 1].
+"""
+
+import argparse
+import json
+
+from mmstop.apis import VideoIndex
+
+from .common import (
+    add_json_argument,
+    add_model_arguments,
+    count,
+    load_model,
+    print_table,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add('index', help='what mmstop embed wrote')
+    add('query', help='any text')
+    add('--topk', type=count, default=10, help='videos (%(default)s)')
+    add(
+        '--exact',
+        action='store_true',
+        help='compare with every video, also in a large index',
+    )
+    add_model_arguments(parser)
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    with VideoIndex(args.index) as index:
+        hits = load_model(args).search(args.query, index, args.topk, args.exact)
+    if args.json:
+        print(json.dumps([hit._asdict() for hit in hits]))
+        return
+    print_table([(f'{hit.score:.3f}', hit.path) for hit in hits])

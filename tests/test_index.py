@@ -1,0 +1,263 @@
+"""Indices of many videos: what is embedded when, what survives a kill, what is found.
+
+The packaged CLIP embeds Moving Shapes, one video of every shape and colour; it knows
+colour, shape and place, and no motion.
+"""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import ROOT, environment
+
+from mmstop.apis import ModelID, VideoCLIP, VideoIndex, update_index
+from mmstop.apis.index import Source
+
+sys.path.insert(0, str(ROOT / 'tools' / 'data'))
+import moving_shapes as shapes  # noqa: E402
+
+ARCH = ('ViT-moving-shapes', 'mmstop', 6)
+ONE, OTHER = ModelID('one.py', 'a' * 64), ModelID('other.py', 'b' * 64)
+PLACE = Source(1, 2)
+
+
+@pytest.fixture(scope='module')
+def clip():
+    return VideoCLIP.from_clip(*ARCH, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    """A folder with ``red_circle.mp4`` and 47 others."""
+    folder = tmp_path_factory.mktemp('videos')
+    for s, shape in enumerate(shapes.SHAPES):
+        for c, colour in enumerate(shapes.COLOURS):
+            index = 8 * s + c
+            scene, rng = shapes.scene_of(0, 'index', index, (s, c), index % 9)
+            path = folder / f'{colour}_{shape}.mp4'
+            shapes.encode(path, shapes.render_clip(scene, rng))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def written(clip, videos, tmp_path_factory):
+    """An index that nothing disturbed."""
+    out = tmp_path_factory.mktemp('index') / 'all.index'
+    update = update_index(clip, videos, out, batch_size=7, num_workers=1)
+    assert update == (48, 48, 0, {})
+    return out
+
+
+@pytest.fixture
+def few(videos, tmp_path):
+    """A folder of its own with nine of the videos."""
+    folder = tmp_path / 'few'
+    folder.mkdir()
+    for path in sorted(videos.iterdir())[:9]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def contents(path):
+    with VideoIndex(path) as index:
+        paths, vectors = index.load()
+    return dict(zip(paths, vectors, strict=True))
+
+
+def assert_same(one, other):
+    one, other = contents(one), contents(other)
+    assert one.keys() == other.keys()
+    for path in one:
+        np.testing.assert_allclose(one[path], other[path], atol=1e-6)
+
+
+def test_holds_what_encode_video_gives(clip, videos, written):
+    found = contents(written)
+    assert [Path(path) for path in found] == sorted(videos.iterdir())
+    rows = clip.encode_video(list(found))
+    np.testing.assert_allclose(list(found.values()), rows, atol=1e-6)
+
+
+def test_finds_colours_and_shapes(clip, written):
+    """By 48 captions, of which chance would get one right, and six the colour."""
+    right, colour = 0, 0
+    with VideoIndex(written) as index:
+        for path in index.sources():
+            kind = Path(path).stem.split('_')
+            (hit,) = clip.search(f'a {" ".join(kind)}', index, topk=1)
+            found = Path(hit.path).stem.split('_')
+            right, colour = right + (found == kind), colour + (found[0] == kind[0])
+    assert right >= 30 and colour >= 42
+
+
+def test_search_is_that_of_a_loop(clip, written):
+    paths, query = contents(written), clip.encode_text('a red circle')[0]
+    scores = {path: float(vector @ query) for path, vector in paths.items()}
+    best = sorted(scores, key=scores.get, reverse=True)[:4]
+    hits = clip.search('a red circle', written, topk=4)
+    assert [hit.path for hit in hits] == best
+    np.testing.assert_allclose([h.score for h in hits], [scores[p] for p in best], 1e-5)
+    assert len(clip.search('a red circle', written, topk=100)) == 48
+
+
+def test_embeds_what_is_new_or_changed_and_forgets_what_is_gone(clip, few, tmp_path):
+    out, elsewhere = tmp_path / 'sub' / 'few.index', tmp_path / 'elsewhere.mp4'
+    a, b, c, *_ = sorted(few.iterdir())
+    shutil.copy(a, elsewhere)
+    assert update_index(clip, [few, elsewhere], out) == (10, 10, 0, {})
+    assert update_index(clip, few, out) == (10, 0, 0, {})
+    before = contents(out)
+    shutil.copy(b, a)  # changed
+    b.unlink()  # gone
+    shutil.copy(c, few / 'new.mp4')
+    elsewhere.unlink()  # from no folder that was asked for
+    c.write_bytes(b'no video')
+    update = update_index(clip, few, out)
+    assert update[:3] == (9, 2, 1) and list(update.errors) == [str(c)]
+    after = contents(out)
+    gone, new = {str(b), str(c)}, {str(few / 'new.mp4')}
+    assert after.keys() == before.keys() - gone | new
+    np.testing.assert_allclose(after[str(a)], before[str(b)], atol=1e-6)
+    np.testing.assert_allclose(after[str(few / 'new.mp4')], before[str(c)], atol=1e-6)
+    os.utime(a, ns=(1, 1))  # another time counts as another file
+    assert update_index(clip, a, out)[:3] == (9, 1, 0)
+
+
+KILLED = """
+import os, signal, sys
+from mmstop.apis import VideoCLIP, VideoIndex, update_index
+
+class Index(VideoIndex):
+    batches = 0
+    def add(self, sources, embeddings):
+        Index.batches += 1
+        if Index.batches == 3:  # with the transaction open
+            self.db.set_trace_callback(
+                lambda sql: sql == 'COMMIT' and os.kill(os.getpid(), signal.SIGKILL))
+        super().add(sources, embeddings)
+
+import mmstop.apis.embedding as embedding
+embedding.VideoIndex = Index
+folder, out, arch, weights, frames = sys.argv[1:]
+clip = VideoCLIP.from_clip(arch, weights, int(frames), device='cpu')
+update_index(clip, folder, out, batch_size=2)
+"""
+
+
+def test_a_kill_loses_one_batch(clip, few, tmp_path):
+    out, undisturbed = tmp_path / 'killed.index', tmp_path / 'undisturbed.index'
+    command = [sys.executable, '-c', KILLED, few, out, *ARCH]
+    killed = subprocess.run([str(part) for part in command], env=environment())
+    assert killed.returncode == -signal.SIGKILL
+    with VideoIndex(out) as index:
+        assert len(index) == 4
+    assert update_index(clip, few, out) == (9, 5, 0, {})
+    update_index(clip, few, undisturbed)
+    assert_same(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_processes_share_the_work(clip, few, videos, written, tmp_path):
+    """Two processes; one part is left over from a run that was killed."""
+    out = tmp_path / 'shared.index'
+    first = str(sorted(videos.iterdir())[0])
+    with VideoIndex(f'{out}.part7', clip.identity) as part:
+        part.add({first: Source.of(first)}, clip.encode_video(first))
+    launch = '-m torch.distributed.run --standalone --nproc_per_node 2 -m mmstop embed'
+    options = '--arch {} --weights {} --num-frames {} --device cpu --json'
+    command = [sys.executable, *launch.split(), videos, '--out', out]
+    command += options.format(*ARCH).split()
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"videos": 48, "embedded": 47, "forgotten": 0' in done.stdout
+    assert done.stdout.count('\n') == 1
+    assert_same(out, written)
+    assert not list(tmp_path.glob('*.part*'))
+
+
+def test_inverted_file_agrees_with_exact_search(tmp_path):
+    """On vectors around 200 centres, as the embeddings of real videos cluster."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(200, 32))
+    vectors = centres[rng.integers(200, size=5000)] + rng.normal(size=(5000, 32))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[::50] + 0.1 * rng.normal(size=(100, 32))
+    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype('f4')
+    with VideoIndex(tmp_path / 'many.index', ONE) as index:
+        index.add({f'{i:04d}': PLACE for i in range(5000)}, vectors.astype('f4'))
+        assert not index.build_inverted(above=5000)
+        exact = index.search(queries, topk=10)
+        assert exact == index.search(queries, topk=10, exact=True)
+        assert index.build_inverted(above=4999)
+        fast = index.search(queries, topk=10)
+        assert exact == index.search(queries, topk=10, exact=True)
+        assert fast != exact  # or it was the exact one that answered
+        assert np.mean([f[0] == e[0] for f, e in zip(fast, exact)]) >= 0.95
+        both = [len(set(f) & set(e)) for f, e in zip(fast, exact)]
+        assert np.mean(both) >= 9
+    with VideoIndex(tmp_path / 'many.index', ONE) as index:
+        assert index.search(queries, topk=10) == fast
+        # Out of date it is not used, until it is built again.
+        index.add({'new': PLACE}, queries[:1])
+        (hit, *_), *_ = index.search(queries[:1], topk=1)
+        assert hit[0] == 'new' and hit[1] == pytest.approx(1, abs=1e-6)
+        index.remove(['new'])
+        assert index.search(queries, topk=10) == exact
+        assert index.build_inverted(above=4999)
+        assert index.search(queries, topk=10) == fast
+
+
+def test_empty_index(tmp_path):
+    with VideoIndex(tmp_path / 'empty.index', ONE) as index:
+        assert len(index) == 0
+        assert index.search(np.ones((2, 4), np.float32)) == [[], []]
+
+
+def test_refuses_what_is_not_its_own(clip, few, tmp_path):
+    path = tmp_path / 'one.index'
+    VideoIndex(path, ONE).close()
+    names = r'made by one.py \(a{12}\), not by other.py \(b{12}\); use that model'
+    with pytest.raises(ValueError, match=names):
+        VideoIndex(path, OTHER)
+    names = r'made by one.py \(a{12}\), not by ViT-moving-shapes with weights mmstop'
+    with pytest.raises(ValueError, match=names):
+        clip.search('a red circle', path)
+    with pytest.raises(ValueError, match=names):
+        update_index(clip, few, path)
+    VideoIndex(f'{path}.part3', OTHER).close()
+    with VideoIndex(path) as index:
+        with pytest.raises(ValueError, match='one.index.part3 was made by other.py'):
+            index.merge(f'{path}.part3')
+    with pytest.raises(FileNotFoundError, match='none.index.: there is no such file'):
+        VideoIndex(tmp_path / 'none.index')
+    (tmp_path / 'text').write_text('not a data base' * 100)
+    sqlite3.connect(tmp_path / 'other.db').execute(
+        'CREATE TABLE t (a)'
+    ).connection.close()
+    for name in ('text', 'other.db', '.'):
+        with pytest.raises(
+            (ValueError, FileNotFoundError), match='no index|no such file'
+        ):
+            VideoIndex(tmp_path / name)
+    with pytest.raises(ValueError, match='text is no index that mmstop embed wrote'):
+        VideoIndex(tmp_path / 'text', ONE)
+
+
+def test_without_faiss(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'faiss', None)
+    with VideoIndex(tmp_path / 'one.index', ONE) as index:
+        index.add({'a': PLACE}, np.ones((1, 1), np.float32))
+        with pytest.raises(ImportError, match=r"pip install 'mmstop\[search\]'"):
+            index.search(np.ones((1, 1), np.float32))
