@@ -230,7 +230,7 @@ def test_list_videos(tmp_path):
 def test_fingerprint(recognition, clip, folder):
     config, checkpoint = recognition
     same = VideoCLIP.from_config(
-        config, checkpoint, options={'model.cls_head.classes': ['one', 'two']}
+        config, checkpoint, options={'model.cls_head.template': 'all {}'}
     )
     assert same.identity.fingerprint == clip.identity.fingerprint
     options = {'model.backbone.alpha': 0.5}
@@ -257,6 +257,8 @@ def test_what_is_at_fault(recognition, clip, tmp_path):
     refuses(ValueError, "device='cuda:99' is of no use here: .", device='cuda:99')
     refuses(ValueError, r"decoder='vlc', expected one of \['decord'", decoder='vlc')
     refuses(ConfigError, 'alhpa', options={'model.backbone.alhpa': 0.5})
+    others = {'model.cls_head.classes': ['one', 'two']}
+    refuses(ValueError, 'trained on other classes', options=others)
     without = {'model.backbone.num_spatial': 0}
     refuses(ValueError, 'does not fit the model of .*has parameters', options=without)
     cfg = Config.fromfile(config)
