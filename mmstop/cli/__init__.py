@@ -1,0 +1,3 @@
+"""The subcommands of ``mmstop``, one module each."""
+
+__all__: list[str] = []
