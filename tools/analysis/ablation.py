@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Optional
 
+from mmstop.engine.checks import ConfigError
+
 TOOLS = Path(__file__).parents[1]
 ROWS = {  # name -> what differs from the config
     'neither': ('num_spatial=0', 'temporal_scale=0'),
@@ -102,6 +104,10 @@ def measure(
         name: of the variant, for its folder.
         options: KEY=VALUE, how the variant differs from the config.
         trained: False where there is nothing to train.
+
+    Raises:
+        ConfigError: the test gives no such metric.
+        RuntimeError: training or testing failed.
     """
     work_dir = args.work_dir / Path(args.config).stem / f'{name}-seed{seed}'
     suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *args.test_options]))
@@ -120,7 +126,10 @@ def measure(
         run(args, work_dir, 'test.py', args.config, checkpoint, *tested)
         log = max((work_dir / 'test').glob('*/*.json'), key=os.path.getmtime)
         result.write_text(log.read_text())
-    value = json.loads(result.read_text())[args.metric]
+    metrics = json.loads(result.read_text())
+    if args.metric not in metrics:
+        raise ConfigError(f'--metric {args.metric}: {result} has {", ".join(metrics)}')
+    value = metrics[args.metric]
     print(
         f'{name}, seed {seed}: {args.metric} {value:.4f}', file=sys.stderr, flush=True
     )

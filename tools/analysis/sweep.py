@@ -49,10 +49,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
     try:
         check(args)
-    except ConfigError as error:
+        results = run(args)
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: a run failed
         print(f'error: {error}', file=sys.stderr)
         return 2
-    results = run(args)
     folder = args.work_dir / Path(args.config).stem
     write(folder / 'sweep.csv', results, args)
     plot(results, args.metric).savefig(folder / 'sweep.png', dpi=150)
@@ -67,6 +67,8 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: an option has no values, is varied twice or is not the config's.
     """
+    if args.jobs < 1:
+        raise ConfigError(f'--jobs {args.jobs}: it must be at least 1')
     keys = [key for key, *_ in args.vary]
     for key, *values in args.vary:
         if not values:
@@ -131,12 +133,14 @@ def plot(results: Results, metric: str) -> Figure:
     figure = Figure(figsize=(4 * len(results), 3.5), layout='constrained')
     panels: Any = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
     for panel, (key, values) in zip(panels, results.items()):
-        means = [mean(figures) for figures in values.values()]
-        below = [m - min(figures) for m, figures in zip(means, values.values())]
-        above = [max(figures) - m for m, figures in zip(means, values.values())]
-        places = positions(list(values))
+        points = sorted(zip(positions(list(values)), values.items()))
+        places = [place for place, _ in points]
+        runs = [figures for _, (_, figures) in points]
+        means = [mean(figures) for figures in runs]
+        below = [m - min(figures) for m, figures in zip(means, runs)]
+        above = [max(figures) - m for m, figures in zip(means, runs)]
         panel.errorbar(places, means, [below, above], marker='o', capsize=3)
-        panel.set_xticks(places, list(values))
+        panel.set_xticks(places, [value for _, (value, _) in points])
         panel.set_xlabel(key.removeprefix('model.backbone.'))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(metric)
@@ -144,7 +148,7 @@ def plot(results: Results, metric: str) -> Figure:
 
 
 def positions(values: list[str]) -> list[float]:
-    """Place numbers to scale, in any order, and anything else one after the other."""
+    """Place numbers to scale and anything else one after the other."""
     try:
         return [float(value) for value in values]
     except ValueError:
