@@ -160,7 +160,7 @@ def test_sweep_sums_up_finished_runs(sweep, tmp_path, capsys):
     }
     for (key, value), seeds in figures.items():
         for seed, figure in enumerate(seeds):
-            run = work_dir / 'tiny' / f'{sweep.folder_of(key, value)}-seed{seed}'
+            run = work_dir / 'tiny' / f'{sweep.folder_of(f"{key}={value}")}-seed{seed}'
             run.mkdir(parents=True)
             (run / 'result.json').write_text(json.dumps({'acc/top1': figure}))
     arguments = [str(config), '--seeds', '0', '1', '--work-dir', str(work_dir)]

@@ -106,6 +106,7 @@ def _export(tower: nn.Module, name: str, example: Tensor, path: Path) -> None:
         (),
         path,
         dynamo=True,
+        dynamic_shapes=({0: batch},),
         external_data=False,
         opset_version=OPSET,
         input_names=[name],
@@ -122,9 +123,10 @@ def _stable_sort() -> Callable:
     """
     from onnxscript import opset18 as op  # an optional package
 
-    def sort(
-        x: Any, *, stable: bool = True, dim: int = -1, descending: bool = False
-    ) -> Any:
+    # PyTorch takes annotations of tensors for ONNX types, so there are none.
+    def sort(  # type: ignore[no-untyped-def]
+        x, *, stable: bool = True, dim: int = -1, descending: bool = False
+    ):
         length = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
         return op.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
 

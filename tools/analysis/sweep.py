@@ -15,7 +15,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any, Optional
@@ -80,26 +80,29 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> Results:
     """Measure every value with every seed."""
+    scale = percent(args.metric)
     with ThreadPoolExecutor(args.jobs) as pool:
-        futures = {
-            (key, value): [
-                pool.submit(measure, args, folder_of(key, value), [option], seed)
+
+        def start(option: str) -> list[Future[float]]:
+            folder = folder_of(option)
+            return [
+                pool.submit(measure, args, folder, [option], seed)
                 for seed in args.seeds
-                for option in [f'{key}={value}']
             ]
+
+        runs = {
+            key: {value: start(f'{key}={value}') for value in values}
             for key, *values in args.vary
-            for value in values
         }
-        results: Results = {key: {} for key, *_ in args.vary}
-        for (key, value), runs in futures.items():
-            figures = [percent(args.metric) * future.result() for future in runs]
-            results[key][value] = figures
-    return results
+        return {
+            key: {v: [scale * f.result() for f in futures] for v, futures in of.items()}
+            for key, of in runs.items()
+        }
 
 
-def folder_of(key: str, value: str) -> str:
-    """Name the folder of a run, other values by other names."""
-    return quote(f'{key}={value}', safe='=')
+def folder_of(option: str) -> str:
+    """Name the folder of KEY=VALUE, other values by other names."""
+    return quote(option, safe='=')
 
 
 # --- Telling ------------------------------------------------------------------------
