@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from test_methods import METHODS, every_method
 from tiny import TEXT, VIT, still, wild
 from tiny_run import write_tiny_retrieval, write_tiny_run
@@ -88,7 +89,8 @@ def command(*arguments):
 def test_command_exports_what_was_trained(write, tmp_path, capsys):
     config = write(tmp_path)
     torch.manual_seed(1)
-    model = MODELS.build(Config.fromfile(config).model)
+    with DefaultScope.overwrite_default_scope('mmaction'):
+        model = MODELS.build(Config.fromfile(config).model)
     checkpoint, out = tmp_path / 'trained.pth', tmp_path / 'out'
     saved = {n: p for n, p in model.named_parameters() if p.requires_grad}
     torch.save({'state_dict': saved}, checkpoint)
