@@ -39,7 +39,7 @@ def check_format(form: str) -> None:
 
 
 def export_towers(
-    model: nn.Module, num_frames: int, folder: Path, form: str = 'onnx'
+    model: Any, num_frames: int, folder: Path, form: str = 'onnx'
 ) -> list[Path]:
     """Write the towers of a recognizer or a retriever as ``video`` and ``text`` files.
 
@@ -75,7 +75,7 @@ def export_towers(
     return files
 
 
-def _video_example(model: nn.Module, num_frames: int) -> Tensor:
+def _video_example(model: Any, num_frames: int) -> Tensor:
     """Make two videos of the size that the video tower takes."""
     backbone = getattr(model, 'backbone', None)
     clip = [m for m in model.modules() if isinstance(m, CLIPViT)]
@@ -127,7 +127,8 @@ def _stable_sort() -> Callable:
     def sort(  # type: ignore[no-untyped-def]
         x, *, stable: bool = True, dim: int = -1, descending: bool = False
     ):
-        length = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
+        axis: Any = op.Constant(value_ints=[dim])
+        length = op.Gather(op.Shape(x), axis)
         return op.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
 
     return sort
