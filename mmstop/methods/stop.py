@@ -353,7 +353,8 @@ def _joint_sequence(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
     prompts stand together behind CLS, and shorter videos are padded there.
     """
     patches = [x.protected.flatten(1, 2), x.patches.flatten(1, 2)]
-    if 0 in x.prompts.shape[1:3]:  # no gap or no prompts; ONNX cannot flatten nothing
+    if 0 in x.prompts.shape[1:3] and not torch.is_grad_enabled():
+        # ONNX cannot flatten nothing. Training does: its prompter must get a gradient.
         return torch.cat([x.cls[:, 0], *patches], dim=1)[:, None], None
     prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
     tokens = torch.cat([x.cls[:, 0], prompts, *patches], dim=1)
