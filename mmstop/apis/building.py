@@ -8,8 +8,10 @@ from typing import Any, Optional, Union
 
 import open_clip
 import torch
+from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
@@ -18,9 +20,9 @@ from mmstop.models import CLIPRetriever, CLIPTextHead
 from mmstop.towers.weights import resolve_arch
 
 __all__ = [
+    'build_model',
     'clip_config',
     'config_name',
-    'fill_in',
     'find_device',
     'fingerprint',
     'test_pipeline',
@@ -80,7 +82,24 @@ def text_tower(model: nn.Module) -> Any:
     )
 
 
-def fill_in(
+def build_model(
+    cfg: Config, checkpoint: Union[str, os.PathLike, None], device: str = 'auto'
+) -> Any:
+    """Build a config's model with what was trained, ready to be asked.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: there is no such device, or the checkpoint does not fit, or is
+            missing and needed.
+    """
+    place = find_device(device)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
+        model: Any = MODELS.build(cfg.model)
+    _fill_in(model, checkpoint, cfg)
+    return model.to(place).eval()
+
+
+def _fill_in(
     model: nn.Module, checkpoint: Union[str, os.PathLike, None], cfg: Config
 ) -> None:
     """Give a model its weights; what it needs must be there, and nothing else.

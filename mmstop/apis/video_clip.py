@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Optional, Union
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmaction.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
@@ -21,10 +20,9 @@ from mmstop.engine.checks import check_config, load_config
 from mmstop.models import CLIPTextHead
 
 from .building import (
+    build_model,
     clip_config,
     config_name,
-    fill_in,
-    find_device,
     fingerprint,
     test_pipeline,
     text_tower,
@@ -107,16 +105,14 @@ class VideoCLIP:
         self.name = config_name(cfg)
         if checkpoint is not None:
             self.name += f' with {checkpoint}'
-        self.device = find_device(device)
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
             steps = test_pipeline(cfg)
             array = use_decoder(steps, 'array')
             files = steps if decoder is None else use_decoder(steps, decoder)
             self.pipelines = Compose(files), Compose(array)
-            self.model: Any = MODELS.build(cfg.model)
+        self.model: Any = build_model(cfg, checkpoint, device)
         self.text = text_tower(self.model)
-        fill_in(self.model, checkpoint, cfg)
-        self.model.to(self.device).eval()
+        self.device = self.text.logit_scale.device
 
     @classmethod
     def from_config(

@@ -21,6 +21,7 @@ __all__ = ['COMMANDS', 'USER_ERRORS', 'main']
 COMMANDS = (
     'classify',
     'embed',
+    'export',
     'search',
     'trace',
 )

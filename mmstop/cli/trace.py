@@ -12,15 +12,12 @@ prompts N^t (Eq. 11) and the variation W^t (Eq. 10) between the frames.
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.dataset import Compose
-from mmengine.device import get_device
 from mmengine.registry import DefaultScope
-from mmengine.runner import load_checkpoint
-from torch import nn
 
+from mmstop.apis.building import build_model
 from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.registry import MODELS
 from mmstop.visualization import plot_trace, trace_video, write_trace_video
 
 
@@ -59,26 +56,14 @@ def run(args: argparse.Namespace) -> None:
     check_config(cfg, [])
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    model = build_model(cfg, args.checkpoint)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
-        model = _load(cfg)
         pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
         for video, name in zip(args.videos, names):
             trace = trace_video(model, pipeline(_source(video)))
             plot_trace(trace, name).savefig(out / f'{name}.png')
             write_trace_video(out / f'{name}.mp4', trace)
             print(f'{out / name}.png, {out / name}.mp4')
-
-
-def _load(cfg: Config) -> nn.Module:
-    model = MODELS.build(cfg.model)
-    try:
-        load_checkpoint(model, cfg.load_from, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        raise ConfigError(
-            f'checkpoint {cfg.load_from!r} does not fit the model of this config, use '
-            f'the one that it was trained with: {error}'
-        ) from error
-    return model.to(get_device()).eval()
 
 
 def _source(video: str) -> dict:

@@ -357,8 +357,11 @@ def _joint_sequence(x: _Prompted) -> tuple[Tensor, Optional[Tensor]]:
     Attention has no order of its own and prompts carry no position, so all of a video's
     prompts stand together behind CLS, and shorter videos are padded there.
     """
-    prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
     patches = [x.protected.flatten(1, 2), x.patches.flatten(1, 2)]
+    if 0 in x.prompts.shape[1:3] and not torch.is_grad_enabled():
+        # ONNX cannot flatten nothing. Training does: its prompter must get a gradient.
+        return torch.cat([x.cls[:, 0], *patches], dim=1)[:, None], None
+    prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
     tokens = torch.cat([x.cls[:, 0], prompts, *patches], dim=1)
     mask = _key_mask(keep, tokens.shape[1])
     return tokens[:, None], None if mask is None else mask[:, None]

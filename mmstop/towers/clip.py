@@ -394,4 +394,5 @@ class CLIPText(CLIPTower):
         """Read the projected end token: (B, L, D) -> (B, E), not normalised."""
         # The end token has the largest id of CLIP's vocabulary.
         end = inputs.argmax(dim=-1)
-        return self.project(x[torch.arange(len(x), device=x.device), end])
+        # Not len(x), which export would take for a constant.
+        return self.project(x[torch.arange(x.shape[0], device=x.device), end])

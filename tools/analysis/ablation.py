@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Optional
 
+from mmstop.engine.checks import ConfigError
+
 TOOLS = Path(__file__).parents[1]
 ROWS = {  # name -> what differs from the config
     'neither': ('num_spatial=0', 'temporal_scale=0'),
@@ -34,27 +36,40 @@ ROWS = {  # name -> what differs from the config
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config')
     parser.add_argument('--rows', nargs='+', choices=ROWS, default=list(ROWS))
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
-    parser.add_argument('--metric', default='acc/top1')
-    parser.add_argument(
+    add_run_arguments(parser, Path('work_dirs/ablation'))
+    return parser.parse_args(argv)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, work_dir: Path) -> None:
+    """Add what :func:`measure` reads."""
+    add = parser.add_argument
+    add('config')
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    add('--jobs', type=int, default=1, help='runs at a time')
+    add('--metric', default='acc/top1')
+    add(
         '--test-options',
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
         help='change the config for testing alone, to test the same runs otherwise',
     )
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/ablation'))
-    return parser.parse_args(argv)
+    add('--work-dir', type=Path, default=work_dir)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     with ThreadPoolExecutor(args.jobs) as pool:
         futures = {
-            (row, seed): pool.submit(measure, args, row, seed)
+            (row, seed): pool.submit(
+                measure,
+                args,
+                row.replace(',', '').replace(' ', '-'),
+                [f'model.backbone.{option}' for option in ROWS[row]],
+                seed,
+                trained=row != 'neither',
+            )
             for seed in args.seeds
             for row in args.rows
             if row != 'neither' or seed == args.seeds[0]  # nothing random in it
@@ -62,36 +77,62 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         results = {key: future.result() for key, future in futures.items()}
     print(f'| {args.config} | {args.metric}, mean | seeds {args.seeds} |')
     print('| --- | --- | --- |')
-    percent = 100 if args.metric.startswith('acc/') else 1  # others are percent already
     for row in args.rows:
-        values = [percent * v for (name, _), v in results.items() if name == row]
+        values = [
+            percent(args.metric) * v for (name, _), v in results.items() if name == row
+        ]
         each = ', '.join(f'{value:.1f}' for value in values)
         print(f'| {row} | {mean(values):.1f} | {each} |')
 
 
-def measure(args: argparse.Namespace, row: str, seed: int) -> float:
-    """Train and test one row with one seed; return the metric on the test split."""
-    name = row.replace(',', '').replace(' ', '-')
+def percent(metric: str) -> int:
+    """Return what makes a metric percent: MMAction2's accuracies are fractions."""
+    return 100 if metric.startswith('acc/') else 1
+
+
+def measure(
+    args: argparse.Namespace,
+    name: str,
+    options: Sequence[str],
+    seed: int,
+    trained: bool = True,
+) -> float:
+    """Train and test a variant with one seed; return the metric on the test split.
+
+    Args:
+        args: with what :func:`add_run_arguments` adds.
+        name: of the variant, for its folder.
+        options: KEY=VALUE, how the variant differs from the config.
+        trained: False where there is nothing to train.
+
+    Raises:
+        ConfigError: the test gives no such metric.
+        RuntimeError: training or testing failed.
+    """
     work_dir = args.work_dir / Path(args.config).stem / f'{name}-seed{seed}'
     suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *args.test_options]))
     result = work_dir / f'result{suffix}.json'
     if not result.exists():
         work_dir.mkdir(parents=True, exist_ok=True)
-        options = [f'model.backbone.{option}' for option in ROWS[row]]
         changed = ['--cfg-options', *options] if options else []
         checkpoint = 'none'
-        if row != 'neither':  # which has nothing to train
+        if trained:
             common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
             run(args, work_dir, 'train.py', args.config, '--resume', *common)
             checkpoint = str(best_checkpoint(work_dir))
-        options += args.test_options
+        differing = [*options, *args.test_options]
         tested = ['--work-dir', str(work_dir / 'test')]
-        tested += ['--cfg-options', *options] if options else []
+        tested += ['--cfg-options', *differing] if differing else []
         run(args, work_dir, 'test.py', args.config, checkpoint, *tested)
         log = max((work_dir / 'test').glob('*/*.json'), key=os.path.getmtime)
         result.write_text(log.read_text())
-    value = json.loads(result.read_text())[args.metric]
-    print(f'{row}, seed {seed}: {args.metric} {value:.4f}', file=sys.stderr, flush=True)
+    metrics = json.loads(result.read_text())
+    if args.metric not in metrics:
+        raise ConfigError(f'--metric {args.metric}: {result} has {", ".join(metrics)}')
+    value = metrics[args.metric]
+    print(
+        f'{name}, seed {seed}: {args.metric} {value:.4f}', file=sys.stderr, flush=True
+    )
     return value
 
 

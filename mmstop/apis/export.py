@@ -1,0 +1,134 @@
+"""Export trained towers, for torch.export's runtimes or as ONNX.
+
+A graph takes any number of samples. STOP keeps all eta prompts of a gap in it and hides
+those that do not count, so the number of frames is fixed, and the time does not depend
+on the video.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from mmstop.towers import CLIPText, CLIPViT, Tower
+
+__all__ = ['FORMATS', 'check_format', 'export_towers']
+
+FORMATS = ('onnx', 'pt2')
+OPSET = 18
+
+
+def check_format(form: str) -> None:
+    """Check a format and that the packages are there that it needs.
+
+    Raises:
+        ValueError: the format is unknown.
+        ImportError: a package is missing.
+    """
+    if form not in FORMATS:
+        raise ValueError(f'format={form!r} is unknown; say one of {FORMATS}')
+    missing = [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]
+    if form == 'onnx' and missing:
+        raise ImportError(
+            f"format='onnx' needs {' and '.join(missing)}: pip install "
+            f"'mmstop[export]'; format='pt2' needs nothing"
+        )
+
+
+def export_towers(
+    model: Any, num_frames: int, folder: Path, form: str = 'onnx'
+) -> list[Path]:
+    """Write the towers of a recognizer or a retriever as ``video`` and ``text`` files.
+
+    ``video``: pixels normalised as the config's data preprocessor does, float32,
+    (B, 3, T, H, W) -> ``features`` (B, E). ``text``: ``tokens``, int64, padded to the
+    context length, (B, L) -> ``features`` (B, E). Features are not normalised. A model
+    whose head has no text tower gives the first file only. The model is left in
+    evaluation mode.
+
+    Args:
+        model: with a tower of this package as ``backbone``, on the CPU.
+        num_frames: T, fixed in the file.
+        folder: where the files go, made if need be.
+        form: 'onnx', or 'pt2' for ``torch.export.load``.
+    Returns:
+        the files written.
+
+    Raises:
+        ValueError: the format is unknown, or the backbone is no tower of this package.
+        ImportError: a package that the format needs is missing.
+    """
+    check_format(form)
+    model.eval()
+    video = _video_example(model, num_frames)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f'video.{form}']
+    _export(model.backbone, 'video', video, files[0])
+    text = _text_tower(model)
+    if text is not None:
+        files.append(folder / f'text.{form}')
+        tokens = text.tokenizer(['one', 'two'], context_length=text.context_length)
+        _export(text, 'tokens', tokens, files[1])
+    return files
+
+
+def _video_example(model: Any, num_frames: int) -> Tensor:
+    """Make two videos of the size that the video tower takes."""
+    backbone = getattr(model, 'backbone', None)
+    clip = [m for m in model.modules() if isinstance(m, CLIPViT)]
+    if not isinstance(backbone, Tower) or not clip:
+        raise ValueError(
+            f'the backbone of this {type(model).__name__} is a '
+            f'{type(backbone).__name__}; only towers of mmstop can be exported'
+        )
+    return torch.randn(2, 3, num_frames, *clip[0].visual.image_size)
+
+
+def _text_tower(model: Any) -> Optional[CLIPText]:
+    owner = getattr(model, 'cls_head', model)
+    text = getattr(owner, 'text', None)
+    return text if isinstance(text, CLIPText) else None
+
+
+@torch.no_grad()
+def _export(tower: nn.Module, name: str, example: Tensor, path: Path) -> None:
+    """Write one tower, with the first axis of ``example`` free."""
+    batch = torch.export.Dim('batch', min=1)
+    program = torch.export.export(tower, (example,), dynamic_shapes=({0: batch},))
+    if path.suffix == '.pt2':
+        torch.export.save(program, path)
+        return
+    torch.onnx.export(
+        program,
+        (),
+        path,
+        dynamo=True,
+        dynamic_shapes=({0: batch},),
+        external_data=False,
+        opset_version=OPSET,
+        input_names=[name],
+        output_names=['features'],
+        custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
+        verbose=False,
+    )
+
+
+def _stable_sort() -> Callable:
+    """Say in ONNX what PyTorch's exporter cannot: a stable sort.
+
+    Of equal values TopK puts those of the lower index first, by ONNX's definition.
+    """
+    from onnxscript import opset18 as op  # an optional package
+
+    # PyTorch takes annotations of tensors for ONNX types, so there are none.
+    def sort(  # type: ignore[no-untyped-def]
+        x, *, stable: bool = True, dim: int = -1, descending: bool = False
+    ):
+        axis: Any = op.Constant(value_ints=[dim])
+        length = op.Gather(op.Shape(x), axis)
+        return op.TopK(x, length, axis=dim, largest=int(descending), sorted=1)
+
+    return sort

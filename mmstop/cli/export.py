@@ -1,0 +1,59 @@
+"""Write the video and the text tower of a trained model as ONNX or torch.export files.
+
+    mmstop export configs/stop_msrvtt.py best.pth --out exported
+
+A file takes any number of videos of so many frames as the config tests with, or of
+texts, whose tokens are padded to the context length. ONNX needs the packages of
+mmstop[export].
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmstop.apis.building import build_model
+from mmstop.apis.export import FORMATS, check_format, export_towers
+from mmstop.engine.checks import ConfigError, check_config, load_config
+
+__all__ = ['add_arguments', 'run']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add('config', help='config file of a recognizer or a retriever')
+    add('checkpoint', nargs='?', help='what was trained; none for a zero-shot config')
+    add('--out', type=Path, required=True, metavar='DIR', help='made if need be')
+    add('--format', choices=FORMATS, default='onnx', help='(%(default)s)')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config, as in tools/test.py',
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    check_format(args.format)  # before the model is built
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.load_from = args.checkpoint
+    check_config(cfg, [])
+    num_frames = _num_frames(cfg)
+    model = build_model(cfg, args.checkpoint, 'cpu')
+    for path in export_towers(model, num_frames, args.out, args.format):
+        print(f'{path}: {path.stat().st_size / 1e6:.1f} MB')
+
+
+def _num_frames(cfg: Config) -> int:
+    """Return how many frames of a video the config tests with."""
+    dataset: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    for step in dataset.get('pipeline', []):
+        if 'clip_len' in step:
+            return step['clip_len']
+    raise ConfigError(
+        f'{cfg.filename}: no step of test_dataloader.dataset.pipeline has a clip_len, '
+        f'which tells how many frames the exported tower takes; add one that samples '
+        f'frames, such as UniformSample'
+    )

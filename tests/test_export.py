@@ -1,0 +1,128 @@
+"""Exported towers give what the towers give, for any number of samples."""
+
+import argparse
+
+import onnxruntime
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from test_methods import METHODS, every_method
+from tiny import TEXT, VIT, still, wild
+from tiny_run import write_tiny_retrieval, write_tiny_run
+from torch import nn
+
+from mmstop.apis import export_towers
+from mmstop.cli import export
+from mmstop.registry import MODELS
+
+T = 5
+VIDEOS = [
+    wild(1, T, seed=1),
+    still(2, T),
+    torch.cat([wild(3, T, seed=2), still(2, T), 1e-3 * wild(1, T)]),
+]
+
+
+class Two(nn.Module):
+    """The two towers of a retriever."""
+
+    def __init__(self, backbone, text):
+        super().__init__()
+        self.backbone, self.text = backbone, text
+
+
+def load(path):
+    """Return the exported graph as a function."""
+    if path.suffix == '.pt2':
+        return torch.export.load(path).module()
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    assert made.name == 'features'
+    return lambda x: torch.from_numpy(session.run(None, {given.name: x.numpy()})[0])
+
+
+@torch.no_grad()
+def assert_same(path, tower, inputs):
+    run = load(path)
+    for x in inputs:
+        torch.testing.assert_close(run(x), tower(x), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['onnx', 'pt2'])
+@every_method
+def test_exported_video_tower_equals_it_for_every_batch(method, form, tmp_path):
+    tower = method.build()
+    (path,) = export_towers(Two(tower, None), T, tmp_path, form)
+    assert_same(path, tower, [x.contiguous() for x in VIDEOS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', METHODS[:2], ids=['joint', 'frame'])
+def test_an_image_is_exported_too(method, tmp_path):
+    tower = method.build()
+    (path,) = export_towers(Two(tower, None), 1, tmp_path)
+    assert_same(path, tower, [wild(1, 1), wild(3, 1)])
+
+
+@pytest.mark.parametrize('form', ['onnx', 'pt2'])
+def test_both_towers_of_frozen_clip(form, tmp_path):
+    model = Two(MODELS.build(VIT), MODELS.build(TEXT))
+    video, text = export_towers(model, T, tmp_path / 'new' / 'folder', form)
+    assert_same(video, model.backbone, VIDEOS[:1] + VIDEOS[2:])
+    texts = ['a red circle', 'moves', 'to the left of a square']
+    tokens = model.text.tokenizer(texts, context_length=model.text.context_length)
+    assert_same(text, model.text, [tokens, tokens[:1]])
+    with torch.no_grad():  # padding is no input that matters
+        short = model.text(model.text.tokenize(texts))
+    torch.testing.assert_close(load(text)(tokens), short, atol=1e-4, rtol=0)
+
+
+def command(*arguments):
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    export.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.mark.parametrize('write', [write_tiny_run, write_tiny_retrieval])
+def test_command_exports_what_was_trained(write, tmp_path, capsys):
+    config = write(tmp_path)
+    torch.manual_seed(1)
+    with DefaultScope.overwrite_default_scope('mmaction'):
+        model = MODELS.build(Config.fromfile(config).model)
+    checkpoint, out = tmp_path / 'trained.pth', tmp_path / 'out'
+    saved = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    torch.save({'state_dict': saved}, checkpoint)
+    command(config, checkpoint, '--out', out, '--format', 'pt2')
+    printed = [line.split(':')[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == [str(out / 'video.pt2'), str(out / 'text.pt2')]
+    assert_same(out / 'video.pt2', model.backbone.eval(), [wild(3, 4)])
+
+
+def test_command_refuses_what_it_cannot_export(tmp_path):
+    config, out = write_tiny_run(tmp_path), ['--out', tmp_path / 'out']
+    with pytest.raises(ValueError, match='no checkpoint given, but .* are trained'):
+        command(config, *out)
+    other = tmp_path / 'other.pth'
+    torch.save({'state_dict': {'backbone.spatial.x': torch.ones(1)}}, other)
+    with pytest.raises(ValueError, match='other.pth does not fit the model of .*tiny'):
+        command(config, other, *out)
+    cfg = Config.fromfile(config)
+    del cfg.test_dataloader.dataset.pipeline[1]
+    cfg.dump(tmp_path / 'unsampled.py')
+    with pytest.raises(ValueError, match='no step of .* has a clip_len'):
+        command(tmp_path / 'unsampled.py', *out)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_other_backbones_and_missing_packages_are_one_clear_error(
+    tmp_path, monkeypatch
+):
+    with pytest.raises(ValueError, match='this Two is a Linear; only towers'):
+        export_towers(Two(nn.Linear(1, 1), None), T, tmp_path)
+    with pytest.raises(ValueError, match="format='tflite' is unknown"):
+        export_towers(Two(MODELS.build(VIT), None), T, tmp_path, 'tflite')
+    monkeypatch.setattr('mmstop.apis.export.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'onnx and onnxscript: .*mmstop\[export\]'):
+        export_towers(Two(MODELS.build(VIT), None), T, tmp_path)

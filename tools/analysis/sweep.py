@@ -1,0 +1,162 @@
+"""Vary hyper-parameters one at a time, as in the paper's Figure 4.
+
+    python tools/analysis/sweep.py configs/stop_moving_shapes.py --jobs 2 \\
+        --vary model.backbone.num_spatial 0 3 6 9 \\
+        --vary model.backbone.temporal_scale 0 6 12 18 \\
+        --vary model.backbone.alpha 0 0.2 0.4 0.6 \\
+        --vary model.backbone.beta 0 2 4 8
+
+A run is that of tools/analysis/ablation.py: finished ones are reused, unfinished ones
+resumed. All other options keep the config's values. ``sweep.csv`` gets a line a run and
+``sweep.png`` a panel an option: the mean over the seeds and the range between them.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean
+from typing import Any, Optional
+from urllib.parse import quote
+
+from ablation import add_run_arguments, measure, percent
+from matplotlib.figure import Figure
+
+from mmstop.engine.checks import ConfigError, load_config
+
+Results = dict[str, dict[str, list[float]]]  # option -> value -> one figure a seed
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--vary',
+        nargs='+',
+        action='append',
+        required=True,
+        metavar=('KEY', 'VALUE'),
+        help='an option as in --cfg-options, and its values; may be repeated',
+    )
+    add_run_arguments(parser, Path('work_dirs/sweep'))
+    return parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse_args(argv)
+    try:
+        check(args)
+        results = run(args)
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: a run failed
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    folder = args.work_dir / Path(args.config).stem
+    write(folder / 'sweep.csv', results, args)
+    plot(results, args.metric).savefig(folder / 'sweep.png', dpi=150)
+    print(table(results, args))
+    print(f'wrote sweep.csv and sweep.png to {folder}')
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check options before the first of many runs.
+
+    Raises:
+        ConfigError: an option has no values, is varied twice or is not the config's.
+    """
+    if args.jobs < 1:
+        raise ConfigError(f'--jobs {args.jobs}: it must be at least 1')
+    keys = [key for key, *_ in args.vary]
+    for key, *values in args.vary:
+        if not values:
+            raise ConfigError(f'--vary {key}: say its values after it')
+        if len({*values}) < len(values) or keys.count(key) > 1:
+            raise ConfigError(f'--vary {key}: an option or a value is given twice')
+        load_config(args.config, {key: values[0]})
+
+
+def run(args: argparse.Namespace) -> Results:
+    """Measure every value with every seed."""
+    scale = percent(args.metric)
+    with ThreadPoolExecutor(args.jobs) as pool:
+
+        def start(option: str) -> list[Future[float]]:
+            folder = folder_of(option)
+            return [
+                pool.submit(measure, args, folder, [option], seed)
+                for seed in args.seeds
+            ]
+
+        runs = {
+            key: {value: start(f'{key}={value}') for value in values}
+            for key, *values in args.vary
+        }
+        return {
+            key: {v: [scale * f.result() for f in futures] for v, futures in of.items()}
+            for key, of in runs.items()
+        }
+
+
+def folder_of(option: str) -> str:
+    """Name the folder of KEY=VALUE, other values by other names."""
+    return quote(option, safe='=')
+
+
+# --- Telling ------------------------------------------------------------------------
+
+
+def write(path: Path, results: Results, args: argparse.Namespace) -> None:
+    with path.open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['option', 'value', 'seed', args.metric])
+        for key, values in results.items():
+            for value, figures in values.items():
+                for seed, figure in zip(args.seeds, figures):
+                    writer.writerow([key, value, seed, f'{figure:.4f}'])
+
+
+def table(results: Results, args: argparse.Namespace) -> str:
+    lines = [
+        f'| {args.config} | {args.metric}, mean | range over seeds {args.seeds} |',
+        '| --- | --- | --- |',
+    ]
+    for key, values in results.items():
+        for value, figures in values.items():
+            low, high = min(figures), max(figures)
+            span = f'{low:.1f} to {high:.1f}'
+            lines.append(f'| {key}={value} | {mean(figures):.1f} | {span} |')
+    return '\n'.join(lines)
+
+
+def plot(results: Results, metric: str) -> Figure:
+    """Draw a panel an option: the mean over the seeds, bars from lowest to highest."""
+    figure = Figure(figsize=(4 * len(results), 3.5), layout='constrained')
+    panels: Any = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
+    for panel, (key, values) in zip(panels, results.items()):
+        points = sorted(zip(positions(list(values)), values.items()))
+        places = [place for place, _ in points]
+        runs = [figures for _, (_, figures) in points]
+        means = [mean(figures) for figures in runs]
+        below = [m - min(figures) for m, figures in zip(means, runs)]
+        above = [max(figures) - m for m, figures in zip(means, runs)]
+        panel.errorbar(places, means, [below, above], marker='o', capsize=3)
+        panel.set_xticks(places, [value for _, (value, _) in points])
+        panel.set_xlabel(key.removeprefix('model.backbone.'))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel(metric)
+    return figure
+
+
+def positions(values: list[str]) -> list[float]:
+    """Place numbers to scale and anything else one after the other."""
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        return [float(i) for i in range(len(values))]
+
+
+if __name__ == '__main__':
+    sys.exit(main())
