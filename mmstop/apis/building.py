@@ -16,6 +16,7 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmstop.engine.hooks import find_misfits
+from mmstop.errors import ConfigError
 from mmstop.models import CLIPRetriever, CLIPTextHead
 from mmstop.towers.weights import resolve_arch
 
@@ -23,6 +24,7 @@ __all__ = [
     'build_model',
     'clip_config',
     'config_name',
+    'fill_in',
     'find_device',
     'fingerprint',
     'test_pipeline',
@@ -82,36 +84,25 @@ def text_tower(model: nn.Module) -> Any:
     )
 
 
-def build_model(
-    cfg: Config, checkpoint: Union[str, os.PathLike, None], device: str = 'auto'
-) -> Any:
-    """Build a config's model with what was trained, ready to be asked.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: there is no such device, or the checkpoint does not fit, or is
-            missing and needed.
-    """
-    place = find_device(device)
+def build_model(cfg: Config) -> Any:
+    """Build a config's model, in which what was trained is still missing."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
-        model: Any = MODELS.build(cfg.model)
-    _fill_in(model, checkpoint, cfg)
-    return model.to(place).eval()
+        return MODELS.build(cfg.model)
 
 
-def _fill_in(
+def fill_in(
     model: nn.Module, checkpoint: Union[str, os.PathLike, None], cfg: Config
 ) -> None:
     """Give a model its weights; what it needs must be there, and nothing else.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the checkpoint does not fit, or is missing and needed.
+        ConfigError: the checkpoint does not fit, or is missing and needed.
     """
     if checkpoint is None:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if trained:
-            raise ValueError(
+            raise ConfigError(
                 f'no checkpoint given, but {trained:,} parameters of the model of '
                 f'{config_name(cfg)} are trained; give the checkpoint'
             )
@@ -119,7 +110,7 @@ def _fill_in(
     path = os.fspath(checkpoint)
     loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
     if misfits := find_misfits(model, loaded):
-        raise ValueError(
+        raise ConfigError(
             f'checkpoint {path} does not fit the model of {config_name(cfg)}: {misfits}'
             f'. Use the config that it was trained with'
         )

@@ -23,6 +23,8 @@ from .building import (
     build_model,
     clip_config,
     config_name,
+    fill_in,
+    find_device,
     fingerprint,
     test_pipeline,
     text_tower,
@@ -110,9 +112,11 @@ class VideoCLIP:
             array = use_decoder(steps, 'array')
             files = steps if decoder is None else use_decoder(steps, decoder)
             self.pipelines = Compose(files), Compose(array)
-        self.model: Any = build_model(cfg, checkpoint, device)
+        self.device = find_device(device)
+        self.model: Any = build_model(cfg)
         self.text = text_tower(self.model)
-        self.device = self.text.logit_scale.device
+        fill_in(self.model, checkpoint, cfg)
+        self.model.to(self.device).eval()
 
     @classmethod
     def from_config(

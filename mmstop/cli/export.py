@@ -13,7 +13,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from mmstop.apis.building import build_model
+from mmstop.apis.building import build_model, fill_in
 from mmstop.apis.export import FORMATS, check_format, export_towers
 from mmstop.engine.checks import ConfigError, check_config, load_config
 
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     cfg.load_from = args.checkpoint
     check_config(cfg, [])
     num_frames = _num_frames(cfg)
-    model = build_model(cfg, args.checkpoint, 'cpu')
+    model = build_model(cfg)
+    fill_in(model, args.checkpoint, cfg)
     for path in export_towers(model, num_frames, args.out, args.format):
         print(f'{path}: {path.stat().st_size / 1e6:.1f} MB')
 

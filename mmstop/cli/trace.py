@@ -14,9 +14,10 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 from mmengine.dataset import Compose
+from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 
-from mmstop.apis.building import build_model
+from mmstop.apis.building import build_model, fill_in
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.visualization import plot_trace, trace_video, write_trace_video
 
@@ -56,7 +57,9 @@ def run(args: argparse.Namespace) -> None:
     check_config(cfg, [])
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    model = build_model(cfg, args.checkpoint)
+    model = build_model(cfg)
+    fill_in(model, args.checkpoint, cfg)
+    model.to(get_device()).eval()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
         pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
         for video, name in zip(args.videos, names):
