@@ -215,7 +215,8 @@ def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         int64, as :class:`VideoTextRetrieval` defines them.
     """
     (V, E), C = video.shape, len(text)
-    video32, text32 = video.float(), text.float()
+    # NumPy multiplies: PyTorch may be told to do it in less than float32.
+    video32, text32 = video.float().numpy(), text.float().numpy()
     own = torch.linalg.vecdot(text, video[owner]).float()
     best = own.new_full((V,), -torch.inf).scatter_reduce(0, owner, own, 'amax')
     # Bounds the error of a product of unit vectors in any order of summation.
@@ -224,7 +225,7 @@ def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     less_text = torch.zeros(2, V, dtype=torch.int64)
     for start in range(0, C, rows := max(1, CHUNK // V)):
         chunk = slice(start, start + rows)
-        scores = text32[chunk] @ video32.T
+        scores = torch.from_numpy(text32[chunk] @ video32.T)
         scores.scatter_(1, owner[chunk, None], -torch.inf)  # one's own is no rival
         less = torch.empty_like(scores)  # as numbers, which are summed fastest
         for i, shift in enumerate((-slack, slack)):
