@@ -89,13 +89,18 @@ METRICS = {'recognition': 'top-1', 'retrieval': 'R@1'}
 HEAD = """\
 # Model zoo
 
-Every config of [`configs/`](../configs/metafile.yml), written by
-`python tools/analysis/model_zoo.py` from the configs themselves. *Trained* are the parameters that
-[`tools/analysis/get_params.py`](../tools/analysis/get_params.py) counts as trainable. Figures are top-1 accuracy
-(recognition) or text-to-video recall at 1 (retrieval), in %. *Paper* is what the STOP paper reports, hence the target
-of that config; *measured* is what was measured with this repository, for STOP as the mean of three seeds
-([README](../README.md#what-was-reproduced-and-what-was-not)). The paper's figures stand beside the first split only.
-No checkpoints are published.
+Every config of `configs/`, listed by `python tools/analysis/model_zoo.py`.
+
+- *trained*: the trainable parameters, counted as
+  [`tools/analysis/get_params.py`](../tools/analysis/get_params.py) does;
+- *paper*: what the STOP paper reports, the target of the config; beside the first split
+  only;
+- *measured*: what was measured with this repository, for STOP the mean of three seeds;
+  the [README](../README.md#what-was-reproduced-and-what-was-not) has the commands.
+
+Figures are top-1 accuracy (recognition) or text-to-video recall at 1 (retrieval), in %.
+No checkpoints are published. `mim search mmstop` lists the same from an installed
+package, and `mim train mmstop stop_ssv2.py` trains there.
 
 | config | task | data set | method | tower | trained | paper | measured |
 | --- | --- | --- | --- | --- | --- | --- | --- |
