@@ -22,12 +22,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     new = [page.src_uri for page in files.documentation_pages()]
     while new:
         source = in_repository(new.pop())
-        for _, target in LINK.findall((ROOT / source).read_text()):
-            uri = in_site(resolve(source, target))
-            path = ROOT / in_repository(uri)
-            if files.get_file_from_path(uri) is None and path.is_file():
-                files.append(File.generated(config, uri, abs_src_path=str(path)))
-                if path.suffix == '.md':
+        for link in LINK.finditer((ROOT / source).read_text()):
+            path = resolve(source, link[2])
+            uri = in_site(path)
+            if is_file(path) and files.get_file_from_path(uri) is None:
+                files.append(File.generated(config, uri, abs_src_path=f'{ROOT / path}'))
+                if path.endswith('.md'):
                     new.append(uri)
     return files
 
@@ -37,13 +37,19 @@ def on_page_markdown(
 ) -> str:
     """Point a page's links to where their targets are in the site."""
     uri = page.file.src_uri
-    source, folder = in_repository(uri), posixpath.dirname(uri)
+    source, folder = in_repository(uri), posixpath.dirname(uri) or '.'
 
     def moved(link: re.Match) -> str:
-        target = in_site(resolve(source, link[2]))
-        return link[1] + posixpath.relpath(target, folder or '.')
+        path = resolve(source, link[2])
+        if not is_file(path):  # code that looks like a link, or MkDocs will complain
+            return link[0]
+        return link[1] + posixpath.relpath(in_site(path), folder)
 
     return LINK.sub(moved, markdown)
+
+
+def is_file(path: str) -> bool:
+    return (ROOT / path).is_file()
 
 
 def resolve(source: str, target: str) -> str:
