@@ -23,7 +23,7 @@ demo: $(READY)
 	$(BIN)/python tools/demo.py
 
 docs: $(READY_DOCS)
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m mkdocs build --strict
 
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow'

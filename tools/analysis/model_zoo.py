@@ -99,8 +99,8 @@ Every config of `configs/`, listed by `python tools/analysis/model_zoo.py`.
   the [README](../README.md#what-was-reproduced-and-what-was-not) has the commands.
 
 Figures are top-1 accuracy (recognition) or text-to-video recall at 1 (retrieval), in %.
-No checkpoints are published. `mim search mmstop` lists the same from an installed
-package, and `mim train mmstop stop_ssv2.py` trains there.
+No checkpoints are published. Where the package is installed without `-e`,
+`mim search mmstop` lists the same.
 
 | config | task | data set | method | tower | trained | paper | measured |
 | --- | --- | --- | --- | --- | --- | --- | --- |
