@@ -9,10 +9,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from modelindex.load_model_index import load as load_model_index
 from pages import ROOT, code_of
 
-sys.path.insert(0, str(ROOT / 'tools' / 'analysis'))
+sys.path[:0] = [str(ROOT / 'tools' / folder) for folder in ('analysis', 'docs')]
+import make_pictures  # noqa: E402
 import model_zoo  # noqa: E402
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
@@ -90,6 +92,23 @@ def test_new_method_trains_as_many_parameters_as_its_page_says(tmp_path):
     (count,) = re.findall(r'\| all \| ([\d,]+) ', counted.stdout) or [counted.stderr]
     page = (ROOT / 'docs' / 'new_method.md').read_text()
     assert f'adapter_ssv2.py    # {count} trainable parameters' in page
+
+
+# --- The pictures -------------------------------------------------------------------
+
+
+def test_halted_video_repeats_its_first_frame_through_the_first_half():
+    video = torch.arange(6).view(1, 1, 6, 1, 1)
+    item = dict(inputs=video, data_samples=None)
+    halted = make_pictures.halt(item)['inputs']
+    assert halted.flatten().tolist() == [0, 0, 0, 3, 4, 5]
+    assert video.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_pictures_are_small():
+    pictures = list((ROOT / 'docs' / 'pictures').glob('*.png'))
+    assert len(pictures) == 3
+    assert all(path.stat().st_size < 300_000 for path in pictures)
 
 
 # --- The site -----------------------------------------------------------------------
