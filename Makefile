@@ -3,8 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+READY_DOCS = $(VENV)/.ready-docs
 
-.PHONY: demo env lint test test-slow
+.PHONY: demo docs env lint test test-slow
 
 env: $(READY)
 
@@ -14,8 +15,15 @@ $(READY): setup.cfg pyproject.toml $(wildcard requirements/*.txt)
 	$(BIN)/pip install --constraint requirements/constraints.txt --editable '.[lite,tests]'
 	touch $@
 
+$(READY_DOCS): $(READY) requirements/docs.txt
+	$(BIN)/pip install --constraint requirements/constraints.txt --editable '.[docs]'
+	touch $@
+
 demo: $(READY)
 	$(BIN)/python tools/demo.py
+
+docs: $(READY_DOCS)
+	$(BIN)/python -m mkdocs build --strict
 
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow'

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from pages import code_of
 from tiny import VIT, still, wild
 
 from mmstop.registry import MODELS
 
 # What CLIP's normalisation makes of the darkest and the brightest pixels.
 BLACK, WHITE = (-1.792, -1.752, -1.480), (1.930, 2.075, 2.146)
+exec(code_of('new_method.md')[0], {'__name__': 'adapter'})  # AdapterCLIPViT
 PAPER = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights=None)
 
 
@@ -35,6 +37,7 @@ METHODS = [
     Method('STOPCLIPViT', 6_062_720, dict(num_spatial=0)),
     Method('STOPCLIPViT', 6_533_632, dict(normalize_dynamics=False)),
     Method('DeepPromptCLIPViT', 73_728),
+    Method('AdapterCLIPViT', 1_189_632),
     Method('STOPCLIPViT', 6_533_632, tower=dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, dict(attention='frame'), dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, tower=dict(checkpoint=True)),

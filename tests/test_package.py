@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from modelindex.load_model_index import load as load_model_index
+
 ROOT = Path(__file__).parents[1]
 
 USE = """
@@ -18,6 +20,11 @@ head = MODELS.build(dict(type='CLIPTextHead', text=dict(type='CLIPText', **tower
 stop = MODELS.build(dict(type='STOPCLIPViT', clip=dict(type='CLIPViT', **tower)))
 print(tuple(head(stop(torch.zeros(1, 3, 2, 56, 56))).shape))
 """
+
+# As `mim train mmstop` and `mim search mmstop` find them.
+TRAIN = 'site/mmstop/.mim/tools/train.py'
+INDEX = 'site/mmstop/.mim/model-index.yml'
+CONFIG = 'site/mmstop/.mim/configs/stop_moving_shapes.py'
 
 
 def test_wheel_works_from_elsewhere(tmp_path):
@@ -43,3 +50,26 @@ def test_wheel_works_from_elsewhere(tmp_path):
         text=True,
     )
     assert out.stdout.splitlines()[-1:] == ['(1, 9)'], out.stderr
+    check_what_mim_finds(tmp_path, environment)
+
+
+def check_what_mim_finds(tmp_path, environment):
+    """Every config, the tools, and an index that names exactly the configs."""
+    installed = tmp_path / INDEX.rpartition('/')[0]
+    for folder, kinds in (('configs', '*.py'), ('tools', '*.[ps][yh]')):
+        expected = {path.relative_to(ROOT) for path in (ROOT / folder).rglob(kinds)}
+        found = installed.joinpath(folder).rglob(kinds)
+        assert {path.relative_to(installed) for path in found} == expected
+    models = load_model_index(str(tmp_path / INDEX)).models
+    configs = {path.name for path in (ROOT / 'configs').glob('*.py')}
+    assert {Path(model.config).name for model in models} == configs
+    train = subprocess.run(
+        [sys.executable, TRAIN, CONFIG],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert 'data/moving_shapes' in train.stderr, (
+        train.stderr
+    )  # all but the data is there

@@ -1,0 +1,162 @@
+"""The documentation: the site, the table of configs, and the code on its pages."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from modelindex.load_model_index import load as load_model_index
+from pages import ROOT, code_of
+
+sys.path[:0] = [str(ROOT / 'tools' / folder) for folder in ('analysis', 'docs')]
+import make_pictures  # noqa: E402
+import model_zoo  # noqa: E402
+
+CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+PAGES = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+
+
+# --- The model zoo ------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def entries():
+    return model_zoo.read_entries()
+
+
+def test_table_lists_the_configs_that_exist(entries):
+    text = (ROOT / 'docs' / 'model_zoo.md').read_text()
+    assert re.findall(r'^\| \[`(\w+)`\]', text, re.M) == CONFIGS
+    remedy = 'run python tools/analysis/model_zoo.py'
+    assert text == model_zoo.document(entries), remedy
+    metafile = (ROOT / 'configs' / 'metafile.yml').read_text()
+    assert metafile == model_zoo.metafile(entries), remedy
+
+
+def test_index_of_mim_lists_the_configs_that_exist():
+    index = load_model_index(str(ROOT / 'model-index.yml'))
+    assert sorted(model.name for model in index.models) == CONFIGS
+    for model in index.models:
+        assert Path(model.config).stem == model.name
+    measured = {
+        model.name: dict(result.metrics)
+        for model in index.models
+        for result in model.results or ()
+    }
+    assert measured.keys() == model_zoo.MEASURED.keys()
+    assert measured['stop_moving_shapes'] == {'top-1': 83.6}
+
+
+def test_figures_are_the_readme_s():
+    readme = (ROOT / 'README.md').read_text()
+    paper = {name.removeprefix('stop_'): x for name, x in model_zoo.PAPER.items()}
+    recognition = [paper[name] for name in ('hmdb51', 'ucf101', 'ssv2')]
+    assert '| both | {} | {} | {} |'.format(*recognition) in readme
+    for name, title in (
+        ('msrvtt', 'MSR-VTT'),
+        ('activitynet', 'ActivityNet'),
+        ('didemo', 'DiDeMo'),
+        ('vatex', 'VATEX'),
+    ):
+        assert f'| {title} | {paper[name]} ' in readme
+    ours = model_zoo.MEASURED
+    assert f'| both | {ours["stop_moving_shapes"]} |' in readme
+    assert f'frozen CLIP   {ours["clip_moving_shapes"]} %' in readme
+    for name, row in (('clip', 'frozen CLIP, zero-shot'), ('stop', 'STOP')):
+        figure = ours[f'{name}_moving_shapes_retrieval']
+        assert re.search(rf'^\| {row} \| [\d., ]+ \| {figure} \|', readme, re.M)
+
+
+# --- The code on the pages ----------------------------------------------------------
+
+
+def test_new_method_trains_as_many_parameters_as_its_page_says(tmp_path):
+    """Lay the page's two files where it says and count, in a process of its own."""
+    shutil.copytree(ROOT / 'configs' / '_base_', tmp_path / 'configs' / '_base_')
+    module, config = code_of('new_method.md')
+    (tmp_path / 'adapter.py').write_text(module)
+    (tmp_path / 'configs' / 'adapter_ssv2.py').write_text(config)
+    tool = ROOT / 'tools' / 'analysis' / 'get_params.py'
+    counted = subprocess.run(
+        [sys.executable, tool, 'configs/adapter_ssv2.py'],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': f'{tmp_path}:{ROOT}'},
+        capture_output=True,
+        text=True,
+    )
+    (count,) = re.findall(r'\| all \| ([\d,]+) ', counted.stdout) or [counted.stderr]
+    page = (ROOT / 'docs' / 'new_method.md').read_text()
+    assert f'adapter_ssv2.py    # {count} trainable parameters' in page
+
+
+# --- The pictures -------------------------------------------------------------------
+
+
+def test_halted_video_repeats_its_first_frame_through_the_first_half():
+    video = torch.arange(6).view(1, 1, 6, 1, 1)
+    item = dict(inputs=video, data_samples=None)
+    halted = make_pictures.halt(item)['inputs']
+    assert halted.flatten().tolist() == [0, 0, 0, 3, 4, 5]
+    assert video.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_pictures_are_small():
+    pictures = list((ROOT / 'docs' / 'pictures').glob('*.png'))
+    assert len(pictures) == 3
+    assert all(path.stat().st_size < 300_000 for path in pictures)
+
+
+# --- The site -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_work_in_the_repository(page):
+    text = re.sub(r'^```.*?^```$', '', page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r'\]\((?!https?:|#)([^)#\s]+)', text):
+        assert (page.parent / target).is_file(), target
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    pytest.importorskip('mkdocs', reason='make docs installs it')
+    pytest.importorskip('mkdocstrings', reason='make docs installs it')
+    out = tmp_path_factory.mktemp('site')
+    build = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', out]
+    result = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_site_fetches_nothing(site):
+    fetched = re.compile(
+        r'<(?:script|img|link|iframe)[^>]+(?:src|href)="?(https?:[^">]+)'
+    )
+    for page in site.rglob('*.html'):
+        assert not fetched.findall(page.read_text()), page
+
+
+def test_links_out_of_docs_work_in_the_site(site):
+    page = site / 'reliability' / 'index.html'
+    (link,) = re.findall(r'href="([^"]+ending\.py)"', page.read_text())
+    source = ROOT / 'mmstop' / 'engine' / 'ending.py'
+    assert (page.parent / link).read_text() == source.read_text()
+    readme = (site / 'repository' / 'index.html').read_text()
+    assert 'href="../own_videos/"' in readme and 'src="../speed.png"' in readme
+
+
+@pytest.mark.parametrize(
+    'package',
+    'towers methods models datasets evaluation engine apis visualization'.split(),
+)
+def test_reference_has_all_that_is_public(site, package):
+    text = (site / 'api' / 'index.html').read_text()
+    module = import_module(f'mmstop.{package}')
+    for name in module.__all__:
+        if getattr(module, name).__module__.startswith('mmstop.'):
+            assert f'id="mmstop.{package}.{name}"' in text, name
+    assert not re.search(r':(class|func|meth|mod|data):', text)

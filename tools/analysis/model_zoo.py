@@ -1,0 +1,201 @@
+"""Write the table of all configs, docs/model_zoo.md, and configs/metafile.yml for mim.
+
+    python tools/analysis/model_zoo.py
+
+Task, data set, tower and number of trained parameters are read from the configs; only
+the paper's figures and ours stand here.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import yaml
+from get_params import build, count
+from mmengine.config import Config
+
+import mmstop  # noqa: F401  registers the parts
+
+ROOT = Path(__file__).parents[2]
+
+
+class Collection(NamedTuple):
+    name: str
+    method: str
+    title: str
+    url: str
+
+
+# By the first word of a config's name.
+COLLECTIONS = {
+    'clip': Collection(
+        'CLIP',
+        'frozen CLIP, zero-shot',
+        'Learning Transferable Visual Models From Natural Language Supervision',
+        'https://arxiv.org/abs/2103.00020',
+    ),
+    'clip4clip': Collection(
+        'CLIP4Clip',
+        'full fine-tuning, mean pooling',
+        'CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval',
+        'https://arxiv.org/abs/2104.08860',
+    ),
+    'prompts': Collection(
+        'DeepPrompts',
+        'static deep prompts',
+        'Visual Prompt Tuning',
+        'https://arxiv.org/abs/2203.12119',
+    ),
+    'stop': Collection(
+        'STOP',
+        'STOP',
+        'STOP: Integrated Spatial-Temporal Dynamic Prompting for Video Understanding',
+        'https://arxiv.org/abs/2503.15973',
+    ),
+}
+DATA_SETS = {
+    'activitynet': 'ActivityNet Captions',
+    'didemo': 'DiDeMo',
+    'hmdb51': 'HMDB51',
+    'hmdb51_split2': 'HMDB51, split 2',
+    'hmdb51_split3': 'HMDB51, split 3',
+    'moving_shapes': 'Moving Shapes',
+    'moving_shapes_retrieval': 'Moving Shapes, captions',
+    'msrvtt': 'MSR-VTT 1k-A',
+    'ssv2': 'Something-Something V2',
+    'ucf101': 'UCF101',
+    'ucf101_split2': 'UCF101, split 2',
+    'ucf101_split3': 'UCF101, split 3',
+    'vatex': 'VATEX',
+}
+# Top-1 accuracy or text-to-video R@1 in %, as the paper's tables have them.
+PAPER = {
+    'stop_activitynet': 43.1,
+    'stop_didemo': 47.5,
+    'stop_hmdb51': 72.0,
+    'stop_msrvtt': 47.7,
+    'stop_ssv2': 21.4,
+    'stop_ucf101': 95.3,
+    'stop_vatex': 57.5,
+}
+# The same, measured with this repository; the README says by which commands.
+MEASURED = {
+    'clip_moving_shapes': 12.0,
+    'clip_moving_shapes_retrieval': 7.0,
+    'stop_moving_shapes': 83.6,
+    'stop_moving_shapes_retrieval': 57.8,
+}
+METRICS = {'recognition': 'top-1', 'retrieval': 'R@1'}
+
+HEAD = """\
+# Model zoo
+
+Every config of `configs/`, listed by `python tools/analysis/model_zoo.py`.
+
+- *trained*: the trainable parameters, counted as
+  [`tools/analysis/get_params.py`](../tools/analysis/get_params.py) does;
+- *paper*: what the STOP paper reports, the target of the config; beside the first split
+  only;
+- *measured*: what was measured with this repository, for STOP the mean of three seeds;
+  the [README](../README.md#what-was-reproduced-and-what-was-not) has the commands.
+
+Figures are top-1 accuracy (recognition) or text-to-video recall at 1 (retrieval), in %.
+No checkpoints are published. Where the package is installed without `-e`,
+`mim search mmstop` lists the same.
+
+| config | task | data set | method | tower | trained | paper | measured |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+class Entry(NamedTuple):
+    """What there is to say of a config."""
+
+    name: str
+    collection: Collection
+    task: str
+    data_set: str
+    arch: str
+    trained: int
+    paper: Optional[float]
+    measured: Optional[float]
+
+
+def main() -> None:
+    entries = read_entries()
+    for path, text in (
+        ('docs/model_zoo.md', document(entries)),
+        ('configs/metafile.yml', metafile(entries)),
+    ):
+        (ROOT / path).write_text(text)
+        print(f'{path}: {len(entries)} configs')
+
+
+def read_entries() -> list[Entry]:
+    return [read_entry(path) for path in sorted((ROOT / 'configs').glob('*.py'))]
+
+
+def read_entry(path: Path) -> Entry:
+    cfg = Config.fromfile(path)
+    method, data_set = path.stem.split('_', 1)
+    retrieves = cfg.model.type == 'CLIPRetriever'
+    return Entry(
+        name=path.stem,
+        collection=COLLECTIONS[method],
+        task='retrieval' if retrieves else 'recognition',
+        data_set=DATA_SETS[data_set],
+        arch=cfg.clip_vit.arch,
+        trained=count(build(cfg))['trainable'],
+        paper=PAPER.get(path.stem),
+        measured=MEASURED.get(path.stem),
+    )
+
+
+def document(entries: list[Entry]) -> str:
+    return HEAD + ''.join(
+        f'| [`{e.name}`](../configs/{e.name}.py) | {e.task} | {e.data_set} '
+        f'| {e.collection.method} | `{e.arch}` | {e.trained:,} '
+        f'| {figure(e, e.paper, "–")} | {figure(e, e.measured, "not measured")} |\n'
+        for e in entries
+    )
+
+
+def figure(entry: Entry, value: Optional[float], otherwise: str) -> str:
+    return otherwise if value is None else f'{METRICS[entry.task]} {value}'
+
+
+def metafile(entries: list[Entry]) -> str:
+    """Say in OpenMMLab's form what there is; only measured figures are results."""
+    return yaml.safe_dump(
+        dict(
+            Collections=[
+                dict(Name=c.name, Paper=dict(Title=c.title, URL=c.url))
+                for c in COLLECTIONS.values()
+            ],
+            Models=[model(entry) for entry in entries],
+        ),
+        sort_keys=False,
+    )
+
+
+def model(entry: Entry) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        'Architecture': entry.arch,
+        'Trained Parameters': entry.trained,
+    }
+    if entry.trained:
+        metadata['Training Data'] = entry.data_set
+    stated: dict[str, Any] = {
+        'Name': entry.name,
+        'In Collection': entry.collection.name,
+        'Config': f'configs/{entry.name}.py',
+        'Metadata': metadata,
+    }
+    if entry.measured is not None:
+        result = dict(Task=entry.task, Dataset=entry.data_set)
+        metrics = {METRICS[entry.task]: entry.measured}
+        stated['Results'] = [dict(result, Metrics=metrics)]
+    return stated
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+"""Make the pictures of docs/concepts.md.
+
+    make demo
+    python tools/docs/make_pictures.py work_dirs/demo/stop_moving_shapes/best_*.pth
+
+They show what STOP, trained on Moving Shapes by the demo, does with one test video that
+moves, with one that does not, and with the first one halted for half of its frames.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
+
+from mmaction.apis import init_recognizer  # isort: skip
+from mmaction.registry import DATASETS  # isort: skip
+
+from mmstop.datasets import load_classes
+from mmstop.visualization import plot_trace, trace_video
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'stop_moving_shapes.py'
+OUT = ROOT / 'docs' / 'pictures'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('checkpoint', help='of configs/stop_moving_shapes.py')
+    args = parser.parse_args()
+    config = Config.fromfile(CONFIG)
+    model = init_recognizer(config, args.checkpoint, device=get_device())
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    names = load_classes(config.classes)
+    moving = first_of(dataset, names.index('moving to the right'))
+    still = first_of(dataset, names.index('standing still'))
+    for name, item, title in (
+        ('moving', moving, 'A shape that moves to the right'),
+        ('still', still, 'A shape that stands still'),
+        ('halted', halt(moving), 'The first video, halted for half of its frames'),
+    ):
+        path = OUT / f'{name}.png'
+        plot_trace(trace_video(model, item), title).savefig(path)
+        print(f'{path}: {path.stat().st_size / 1000:.0f} kB')
+
+
+def first_of(dataset: Any, label: int) -> dict:
+    """Return the first test video of a class."""
+    labels = [dataset.get_data_info(i)['label'] for i in range(len(dataset))]
+    return dataset[labels.index(label)]
+
+
+def halt(item: dict) -> dict:
+    """Repeat the first frame through half of a video."""
+    inputs = item['inputs'].clone()  # (1, 3, T, H, W)
+    half = inputs.shape[2] // 2
+    inputs[:, :, :half] = inputs[:, :, :1]
+    return dict(item, inputs=inputs)
+
+
+if __name__ == '__main__':
+    main()
