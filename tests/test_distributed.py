@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,7 +118,9 @@ def run_test(config, weights, processes, folder, *arguments) -> dict:
 @pytest.mark.slow
 def test_seven_videos_are_recognised_alike(config, tmp_path):
     lines = (config.parent / 'train.txt').read_text().splitlines()
-    (config.parent / 'test.txt').write_text('\n'.join([*lines, 'a/red.mp4 2']))
+    videos = config.parent / 'videos' / 'a'
+    shutil.copy(videos / 'red.mp4', videos / 'seventh.mp4')
+    (config.parent / 'test.txt').write_text('\n'.join([*lines, 'a/seventh.mp4 2']))
     weights, metrics, scores = save_weights(config), {}, {}
     for n in (1, 2, 4):
         dump = tmp_path / f'{n}.pkl'
