@@ -266,17 +266,18 @@ def exact_ranks(
     Returns:
         ranks from 1 to G, (Q,), int64.
     """
-    found = [query_owner.new_empty(0)]
-    rows = max(1, CHUNK // len(gallery))
-    for chunk, owners in zip(queries.split(rows), query_owner.split(rows)):
-        scores = chunk @ gallery.T
+    # Written in place: a list of small results would keep chunks from being freed whole.
+    found = torch.empty_like(query_owner)
+    for start in range(0, len(queries), rows := max(1, CHUNK // len(gallery))):
+        chunk = slice(start, start + rows)
+        scores = queries[chunk] @ gallery.T
         if adjust is not None:
             scores = adjust(scores)
         scores = _rounded(scores)
-        own = owners[:, None] == gallery_owner
+        own = query_owner[chunk, None] == gallery_owner
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-        found.append(1 + (~(scores < best) & ~own).sum(1))
-    return torch.cat(found)
+        found[chunk] = 1 + (~(scores < best) & ~own).sum(1)
+    return found
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -284,8 +285,9 @@ def _rounded(x: Tensor) -> Tensor:
 
     A dual softmax is often too small for float32, where all of those would tie.
     """
-    mantissa, exponent = x.frexp()
-    return mantissa.float() * exponent.double().exp2()
+    lost = 52 - 23  # bits of the mantissa
+    bits = x.view(torch.int64) + (1 << lost - 1)
+    return (bits >> lost << lost).view(torch.float64)
 
 
 def dual_softmax(queries: Tensor, gallery: Tensor, temperature: float) -> Adjust:
