@@ -20,7 +20,7 @@ def show(desk: Desk) -> None:
     """Show the two halves of the page."""
     st.set_page_config('mmstop', layout='wide')
     st.title('Ask about videos')
-    st.caption(f'{len(desk)} videos in the index, embedded by {desk.clip.name}')
+    st.caption(f'{len(desk)} videos in the index, embedded by `{desk.clip.name}`')
     search, ask = st.tabs(['Search', 'Your own video'])
     with search:
         show_search(desk)
@@ -64,49 +64,50 @@ def show_hit(desk: Desk, rank: int, hit: Hit) -> None:
 
 
 def show_video(path: Path) -> None:
-    """Hand a file to the browser, under a name that tells nothing of its place."""
+    """Hand a file to the browser, under a name that Streamlit makes up."""
     st.video(str(path), format=mimetypes.guess_type(path)[0] or 'video/mp4')
 
 
 @st.fragment
 def show_question(desk: Desk) -> None:
     """Let a video be dropped and tell what it shows."""
-    left, right = st.columns(2)
-    with left:
+    asked, shown, named = st.columns(3)
+    with asked:
         file = st.file_uploader('Video', type=sorted(SUFFIXES))
         labels = split_labels(
             st.text_area(
                 'Labels, one a line',
                 placeholder='opening a door\nclosing a door',
-                help=f'Leave it empty for the {len(desk.classes)} classes of the config'
-                if desk.classes
-                else None,
+                help='Control + Enter applies them.',
                 height=150,
             )
         )
+        if desk.classes:
+            st.caption(f'None: the {len(desk.classes)} classes of the config.')
     if file is None:
         return
     if not (labels or desk.classes):
-        right.info('Type some labels: this model has no classes of its own.')
+        shown.info('Type some labels: this model has no classes of its own.')
         return
     # The name is the visitor's, so no more than its suffix is used.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'video{Path(file.name).suffix.lower()}'
         path.write_bytes(file.getbuffer())
         try:
-            with right:
+            with shown, st.spinner('Preparing the video'):
+                show_video(playable(str(path), path.parent))
+            with named:
                 show_labels(desk, path, labels)
             if desk.draws:
                 show_trace(desk, path)
         except (OSError, ValueError) as error:
-            right.error(str(error))
+            named.error(str(error).replace(str(path), file.name))
 
 
 def show_labels(desk: Desk, path: Path, labels: list[str]) -> None:
-    """Show a video and bars of its likeliest labels."""
+    """Show the likeliest labels of a video as bars."""
     with st.spinner('Watching the video'):
         found = desk.classify(str(path), labels, TOPK)
-        show_video(playable(str(path), path.parent))
     for label, score in found:
         # As code, or Markdown would read what is in a label.
         st.progress(score, text=f'`{label}` {score:.1%}')
