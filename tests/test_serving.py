@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -263,16 +264,25 @@ def test_page_names_a_dropped_video(page, desk, folder, monkeypatch):
     assert [bar.text for bar in elements('progress')] == [
         f'`{p.label}` {p.score:.1%}' for p in found
     ]
-    assert len(elements('imgs')) == 1
+    assert len(elements('image')) == 1
     monkeypatch.setattr(Desk, 'draws', False)
     page.run()
-    assert len(elements('progress')) == 3 and not elements('imgs')
+    assert len(elements('progress')) == 3 and not elements('image')
     drop(page, 'bad.mp4', b'no video')
     assert page.error[0].value.startswith('bad.mp4 cannot be shown: ')
     assert not page.exception
 
 
 # --- In a browser -------------------------------------------------------------------
+
+
+def wait_until_up(port):
+    for _ in range(600):
+        with socket.socket() as client:
+            if client.connect_ex(('127.0.0.1', port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError('the page is not up after a minute')
 
 
 @pytest.fixture
@@ -292,7 +302,7 @@ def address(folder):
         try:
             address = process.stdout.readline().strip()
             assert address == f'http://127.0.0.1:{port}'
-            urllib.request.urlopen(f'{address}/_stcore/health', timeout=60)
+            wait_until_up(port)
             yield address
         finally:
             process.terminate()
@@ -309,10 +319,6 @@ def browser():
         yield playwright.chromium.launch(
             executable_path=CHROMIUM, args=['--no-sandbox']
         )
-
-
-def wait_for_video(page):
-    page.wait_for_function('document.querySelector("video")?.readyState >= 2')
 
 
 @pytest.mark.slow
