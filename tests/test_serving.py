@@ -306,7 +306,8 @@ def address(folder):
             yield address
         finally:
             process.terminate()
-    assert process.returncode == 0
+            status = process.wait(60)  # while its stdout is still open
+    assert status == 0
 
 
 @pytest.fixture
@@ -324,7 +325,7 @@ def browser():
 @pytest.mark.slow
 def test_in_a_browser(address, browser, folder):
     page = browser.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(10_000)
     page.goto(address)
     sentence = page.get_by_label('Sentence')
     sentence.fill('a red circle')
@@ -337,8 +338,9 @@ def test_in_a_browser(address, browser, folder):
     assert first.evaluate('video => video.duration') == pytest.approx(2, abs=0.2)
 
     page.get_by_role('tab', name='Your own video').click()
-    page.get_by_label('Labels, one a line').fill('\n'.join(LABELS))
-    page.get_by_label('Labels, one a line').press('Control+Enter')
+    labels = page.get_by_role('textbox', name='Labels, one a line')
+    labels.fill('\n'.join(LABELS))
+    labels.press('Control+Enter')
     video = folder / 'videos' / 'red_circle.mp4'
     page.locator('input[type=file]').set_input_files(video)
     bar = page.get_by_test_id('stProgress').first
