@@ -136,9 +136,9 @@ def test_copies_what_browsers_do_not_play(folder, tmp_path):
 
 def test_gives_out_what_browsers_play(tmp_path):
     frames = np.full((5, 32, 32, 3), 90, np.uint8)
-    for name, codec in (('a.mp4', 'libx264'), ('a.webm', 'libvpx-vp9')):
-        write(tmp_path / name, frames, codec)
-        assert playable(str(tmp_path / name), tmp_path / 'c') == tmp_path / name
+    write(tmp_path / 'a.mp4', frames, 'libx264')
+    for path in (tmp_path / 'a.mp4', ROOT / 'tests' / 'data' / 'grey.webm'):  # VP9
+        assert playable(str(path), tmp_path / 'c') == path
     for name, pixels in (('444.mp4', 'yuv444p'), ('a.mkv', 'yuv420p')):
         write(tmp_path / name, frames, 'libx264', pixels)
         assert playable(str(tmp_path / name), tmp_path / 'c').parent == tmp_path / 'c'
@@ -325,7 +325,7 @@ def browser():
 @pytest.mark.slow
 def test_in_a_browser(address, browser, folder):
     page = browser.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)
     page.goto(address)
     sentence = page.get_by_label('Sentence')
     sentence.fill('a red circle')
