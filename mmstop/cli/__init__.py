@@ -23,6 +23,7 @@ COMMANDS = (
     'embed',
     'export',
     'search',
+    'serve',
     'trace',
 )
 USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError)

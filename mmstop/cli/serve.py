@@ -1,0 +1,45 @@
+"""Serve a page that searches an index and names videos that are dropped on it.
+
+    mmstop serve videos.index --config configs/stop_msrvtt.py --checkpoint best.pth
+
+prints the address of the page. The model is to be the one that made the index (mmstop
+embed). The page shows the videos of the index and no other file. Clips in codecs that
+browsers do not play are copied as H.264 into the folder INDEX.clips, which may be
+deleted. Whoever can reach the page can watch the videos: there is no password, and it
+listens to this machine only unless --host says otherwise.
+"""
+
+import argparse
+from importlib.util import find_spec
+
+from mmstop.apis import VideoIndex
+
+from .common import add_model_arguments, count, load_model
+
+PACKAGES = ('streamlit', 'av', 'faiss')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add('index', help='what mmstop embed wrote')
+    add('--host', default='127.0.0.1', help='address to listen on (%(default)s)')
+    add('--port', type=count, default=8501, help='(%(default)s)')
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve until the process is interrupted.
+
+    Raises:
+        ImportError: a package is missing.
+        OSError: there is no such index, or the address cannot be listened on.
+        ValueError: another model made the index.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ImportError(
+            f"serving needs {' and '.join(missing)}: pip install 'mmstop[serve]'"
+        )
+    from mmstop.serving import Desk, serve
+
+    VideoIndex(args.index).close()  # before the model is loaded, which takes long
+    serve(Desk(load_model(args), args.index), args.host, args.port)
