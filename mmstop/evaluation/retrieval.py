@@ -266,7 +266,7 @@ def exact_ranks(
     Returns:
         ranks from 1 to G, (Q,), int64.
     """
-    # Written in place: a list of small results would keep chunks from being freed whole.
+    # In place: a list of small results would keep whole chunks from being freed.
     found = torch.empty_like(query_owner)
     for start in range(0, len(queries), rows := max(1, CHUNK // len(gallery))):
         chunk = slice(start, start + rows)
