@@ -263,7 +263,7 @@ def test_losses_of_an_epoch_are_listed(write, tmp_path):
         assert 'the file is empty' in text
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(
     'policy, message',
     [

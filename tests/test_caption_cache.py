@@ -117,7 +117,7 @@ def runner(config, work_dir, hook=HOOK, dataset=None, **changes):
     return Runner.from_cfg(cfg)
 
 
-@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('wrapped', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_caption_is_encoded_once_a_run(config, tmp_path, encoded, wrapped):
     """Validation encodes its fifty captions as ever, in batches of two videos."""
     dataset = Config.fromfile(config).train_dataloader.dataset
@@ -129,6 +129,7 @@ def test_each_caption_is_encoded_once_a_run(config, tmp_path, encoded, wrapped):
     assert run.iter == (36 if wrapped else 12)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_undisturbed_one(config, tmp_path):
     whole = runner(config, tmp_path / 'whole')
     whole.train()
