@@ -10,6 +10,7 @@ from mmstop.apis import VideoCLIP
 from mmstop.apis.reading import DECODERS
 
 __all__ = [
+    'add_cfg_options',
     'add_json_argument',
     'add_model_arguments',
     'add_reading_arguments',
@@ -26,13 +27,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add('--config', help='config file of a recognizer or a retriever')
     add('--checkpoint', help='what was trained; none for a zero-shot config')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change the config, as in tools/test.py',
-    )
+    add_cfg_options(group)
     add(
         '--arch',
         default='ViT-B-32-quickgelu',
@@ -46,6 +41,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add('--num-frames', type=count, default=12, help='with --arch (%(default)s)')
     add('--device', default='auto', help='auto, cpu, cuda:0, ... (%(default)s)')
     add('--decoder', choices=list(DECODERS), help="instead of the config's")
+
+
+def add_cfg_options(parser: argparse._ActionsContainer) -> None:
+    """Let the user change the config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change the config, as in tools/test.py',
+    )
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:

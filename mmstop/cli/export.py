@@ -11,10 +11,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmstop.apis.building import build_model, fill_in
 from mmstop.apis.export import FORMATS, check_format, export_towers
+from mmstop.cli.common import add_cfg_options
 from mmstop.engine.checks import ConfigError, check_config, load_config
 
 __all__ = ['add_arguments', 'run']
@@ -26,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('checkpoint', nargs='?', help='what was trained; none for a zero-shot config')
     add('--out', type=Path, required=True, metavar='DIR', help='made if need be')
     add('--format', choices=FORMATS, default='onnx', help='(%(default)s)')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change the config, as in tools/test.py',
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,12 +12,12 @@ prompts N^t (Eq. 11) and the variation W^t (Eq. 10) between the frames.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 
 from mmstop.apis.building import build_model, fill_in
+from mmstop.cli.common import add_cfg_options
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.visualization import plot_trace, trace_video, write_trace_video
 
@@ -28,13 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--config', required=True, help='config file of a model with STOP')
     add('--checkpoint', required=True, help='what was trained with it')
     add('--out', required=True, metavar='DIR', help='folder of the pictures')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change the config, as in tools/test.py',
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
