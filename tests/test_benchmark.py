@@ -31,6 +31,7 @@ counts = load_script('benchmark_counts')
 data = load_script('benchmark_pipeline')
 report_script = load_script('benchmark_report')
 benchmark = load_script('benchmark')
+retrieval = load_script('benchmark_retrieval')
 
 # The tiny tower: D, MLP width, blocks, patches, embedding, pixels of a patch.
 D, WIDE, DEPTH, N, E, PIXELS = 64, 256, 3, 16, 32, 3 * 8 * 8
@@ -459,3 +460,44 @@ def test_json_without_a_sweep_has_nothing_to_draw(tmp_path, capsys):
     assert run('--arch', TINY, '--methods', 'clip', '--out', out) == 0
     assert run(out, '--plot', tmp_path / 'a.png') == 2
     assert_error(capsys, 'no sweep to draw; measure it with --sweep')
+
+
+# --- Ranking ------------------------------------------------------------------------
+
+
+def test_rankings_take_turns():
+    now, order = 0, []
+
+    def work(name, seconds):
+        def run():
+            nonlocal now
+            now += seconds
+            order.append(name)
+
+        return run
+
+    works = {'ours': work('ours', 1), 'theirs': work('theirs', 5)}
+    assert model.rounds_of(works, 3, lambda: now) == {
+        'ours': [1] * 3,
+        'theirs': [5] * 3,
+    }
+    assert order == ['ours', 'theirs'] * 3
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_rankings_agree_where_each_video_has_one_caption(tmp_path, capsys):
+    out = tmp_path / 'a' / 'out.json'
+    sizes = ['--videos', '200', '--captions', '1', '--width', '32', '--threads', '1']
+    assert retrieval.main([*sizes, '--repeats', '2', '--out', str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert (report['videos'], report['captions'], report['width']) == (200, 200, 32)
+    found = report['contestants']
+    assert list(found) == ['mmstop', 'RetrievalMetric', 'sorted matrix']
+    assert len({round(result['recall'], 6) for result in found.values()}) == 1
+    assert 0 < found['mmstop']['recall'] < 100
+    assert all(len(result['seconds']) == 2 for result in found.values())
+    printed = capsys.readouterr().out
+    assert '200 captions of 200 videos' in printed and 'sorted matrix' in printed
+    with pytest.raises(SystemExit):
+        retrieval.main(['--videos', '0'])
+    assert '--videos 0: it is at least 1' in capsys.readouterr().err
