@@ -4,13 +4,14 @@ from typing import Any
 
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mmstop.datasets import CaptionTokenize
 from mmstop.models import CLIPRetriever
 from mmstop.registry import HOOKS
+
+from .hooks import unwrap
 
 __all__ = ['CaptionCacheHook']
 
@@ -43,7 +44,7 @@ class CaptionCacheHook(Hook):
         self.max_mb = max_mb
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not isinstance(model, CLIPRetriever):
             raise ValueError(
                 f'CaptionCacheHook is for CLIPRetriever, the model is a '

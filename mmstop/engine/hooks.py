@@ -17,7 +17,13 @@ from mmstop.models import CLIPTextHead
 from mmstop.registry import FUNCTIONS, HOOKS
 from mmstop.towers import CLIPTower
 
-__all__ = ['ModelInfoHook', 'ReseedHook', 'TrainableCheckpointHook', 'seed_worker']
+__all__ = [
+    'ModelInfoHook',
+    'ReseedHook',
+    'TrainableCheckpointHook',
+    'seed_worker',
+    'unwrap',
+]
 
 
 @HOOKS.register_module()
@@ -44,17 +50,17 @@ class TrainableCheckpointHook(SafeCheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Drop the towers' frozen parameters, and note the classes of text heads."""
-        frozen = _frozen_in_towers(_unwrap(runner.model))
+        frozen = _frozen_in_towers(unwrap(runner.model))
         for entry, prefix in (('state_dict', ''), ('ema_state_dict', 'module.')):
             for name in frozen:
                 checkpoint.get(entry, {}).pop(prefix + name, None)
-        checkpoint.setdefault('meta', {})['classes'] = _classes(_unwrap(runner.model))
+        checkpoint.setdefault('meta', {})['classes'] = _classes(unwrap(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the model before anything is copied."""
         if not self.strict:
             return
-        if found := find_misfits(_unwrap(runner.model), checkpoint):
+        if found := find_misfits(unwrap(runner.model), checkpoint):
             raise ConfigError(
                 f'checkpoint {runner._load_from or "of this run"} does not fit the '
                 f'model of this config: {found}. Use the config that it was trained '
@@ -95,7 +101,8 @@ def find_misfits(model: nn.Module, checkpoint: dict) -> str:
     return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
 
 
-def _unwrap(model: Any) -> nn.Module:
+def unwrap(model: Any) -> Any:
+    """Return the model inside a wrapper of several processes, or the model itself."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -120,7 +127,7 @@ class ModelInfoHook(Hook):
     """Log in one line how much of the model trains and where CLIP came from."""
 
     def before_run(self, runner: Runner) -> None:
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
         total = sum(size for size, _ in sizes)
         trained = sum(size for size, trains in sizes if trains)

@@ -13,11 +13,11 @@ import numpy as np
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmstop.engine.hooks import unwrap
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import HOOKS
 
@@ -214,13 +214,8 @@ def _join(labels: Sequence[int], names: Optional[Sequence[str]]) -> str:
 def class_names(runner: Runner) -> Optional[Sequence[str]]:
     """Take the data set's names for its classes, or else the head's sentences."""
     metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', {})
-    head = getattr(unwrap(runner), 'cls_head', None)
+    head = getattr(unwrap(runner.model), 'cls_head', None)
     return metainfo.get('classes') or getattr(head, 'sentences', None)
-
-
-def unwrap(runner: Runner) -> nn.Module:
-    """Return the model itself, without what data-parallel runs wrap around it."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def picture_name(runner: Runner, sample: Any, index: int) -> str:

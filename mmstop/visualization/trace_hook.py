@@ -6,9 +6,10 @@ from typing import Any, Optional
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmstop.engine.hooks import unwrap
 from mmstop.registry import HOOKS
 
-from .hook import class_names, describe, picture_name, unwrap, whose_turn
+from .hook import class_names, describe, picture_name, whose_turn
 from .trace import plot_trace, stop_tower, to_image, trace_video
 
 __all__ = ['TraceVisualizationHook']
@@ -34,7 +35,7 @@ class TraceVisualizationHook(Hook):
         self.interval = interval
 
     def before_test(self, runner: Runner) -> None:
-        stop_tower(unwrap(runner))
+        stop_tower(unwrap(runner.model))
 
     def after_test_iter(
         self,
@@ -49,7 +50,7 @@ class TraceVisualizationHook(Hook):
         for k, index in whose_turn(runner, batch_idx, len(outputs), self.interval):
             header, _ = describe(outputs[k], class_names(runner))
             title = ', '.join([picture_name(runner, outputs[k], index), *header])
-            trace = trace_video(unwrap(runner), _item(data_batch, k))
+            trace = trace_video(unwrap(runner.model), _item(data_batch, k))
             picture = to_image(plot_trace(trace, title))
             runner.visualizer.add_image('trace', picture, step=index)
 
