@@ -1,5 +1,6 @@
 """Video files with every fault, from OpenCV and a few bytes."""
 
+import re
 import struct
 import wave
 from pathlib import Path
@@ -96,8 +97,20 @@ def write_variable_rate(path: Path) -> None:
     path.write_bytes(mp4)
 
 
-def write_changing_size(path: Path, fourcc: str) -> str:
+def write_losing(path: Path, lost: list[int]) -> str:
+    """Write an MP4 of 32 frames, ``lost`` without a picture; return its path."""
+    mp4 = bytearray(write_frames(path))
+    headers = [match.start() for match in re.finditer(b'\x00\x00\x01\xb3', mp4)]
+    assert len(headers) == 32 and 31 not in lost
+    for t in lost:
+        start, end = headers[t] + 12, headers[t + 1]
+        mp4[start:end] = bytes(end - start)
+    path.write_bytes(mp4)
+    return str(path)
+
+
+def write_changing_size(path: Path) -> str:
     """Write a transport stream of 16 frames and 16 twice as large; return its path."""
-    small = write_frames(path, 16, fourcc)
-    path.write_bytes(small + write_frames(path, 16, fourcc, 2 * SIZE))
+    small = write_frames(path, 16)
+    path.write_bytes(small + write_frames(path, 16, size=2 * SIZE))
     return str(path)
