@@ -52,6 +52,10 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is Sequence:
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(_is(item, inside[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _is(part, of) for item in value.items() for part, of in zip(item, inside)
+        )
     if kind in NUMBERS:
         return isinstance(value, NUMBERS[kind]) and not isinstance(value, bool)
     return isinstance(value, origin or kind)

@@ -36,6 +36,7 @@ from test_retrieval import slow_loss
 from tiny import TEXT, TINY
 
 from mmstop.datasets import CaptionTokenize, MirrorCaption
+from mmstop.errors import ConfigError
 from mmstop.models.retriever import contrastive_loss, video_ids
 from mmstop.registry import MODELS
 
@@ -182,7 +183,7 @@ def test_tokens_keep_their_end(captions, max_tokens):
         assert torch.tensor(ids).argmax() == len(words) + 1  # where CLIP reads
 
 
-words = text(string.ascii_letters, min_size=1, max_size=4)
+words = text(string.ascii_lowercase + "-'!", min_size=1, max_size=4)
 
 
 @composite
@@ -210,3 +211,11 @@ def test_mirrored_twice_is_not_mirrored(swap, data, flip):
     ]
     assert once == words
     assert mirror({'text': once, 'flip': flip})['text'] == captions
+    loud = mirror({'text': [c.upper() for c in captions], 'flip': flip})['text']
+    assert [caption.lower() for caption in loud] == words
+
+
+@pytest.mark.parametrize('words', [{}, {'': 'left'}, {'left': 1}])
+def test_what_mirrors_nothing_is_refused(words):
+    with pytest.raises(ConfigError, match='words='):
+        MirrorCaption(words)

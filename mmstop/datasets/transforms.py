@@ -25,7 +25,7 @@ class CaptionTokenize(BaseTransform):
         max_tokens: L, at least 3 and at most the text tower's context length.
 
     Raises:
-        ValueError: ``arch`` is unknown or ``max_tokens`` is out of its range.
+        ConfigError: ``arch`` is unknown or ``max_tokens`` is out of its range.
     """
 
     @typed
@@ -57,13 +57,25 @@ class MirrorCaption(BaseTransform):
     'a ball rolls to the left' is wrong of the mirrored video, 'to the right' is true.
 
     Args:
-        words: what each whole word, in lower case, becomes.
+        words: what each whole word, or words, becomes; CLIP makes no difference between
+            small letters and capitals, and nor does this.
+
+    Raises:
+        ConfigError: ``words`` is empty, or a word of it is.
     """
 
     @typed
     def __init__(self, words: dict[str, str]) -> None:
-        self.words = dict(words)
-        self.pattern = re.compile(rf'\b({"|".join(map(re.escape, words))})\b')
+        if not words or '' in words:
+            raise ConfigError(
+                f'words={words}, expected words and what they become, such as '
+                f"dict(left='right', right='left')"
+            )
+        self.words = {word.lower(): other for word, other in words.items()}
+        longest_first = sorted(map(re.escape, self.words), key=len, reverse=True)
+        self.pattern = re.compile(
+            rf'(?<!\w)({"|".join(longest_first)})(?!\w)', re.IGNORECASE
+        )
 
     def transform(self, results: dict) -> dict:
         """Rewrite ``results['text']`` if ``results['flip']``."""
@@ -76,7 +88,7 @@ class MirrorCaption(BaseTransform):
         return results
 
     def _swap(self, text: str) -> str:
-        return self.pattern.sub(lambda match: self.words[match[0]], text)
+        return self.pattern.sub(lambda match: self.words[match[0].lower()], text)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(words={self.words})'
