@@ -129,6 +129,11 @@ FAULTS = {
         {},
         r"no file '\S+/videos/a/rde.mp4' \(entry 2 of \S+\); 1 of 2 files looked for",
     ),
+    'folder_in_place_of_a_dict': (
+        'a/red.mp4 0',
+        {'train_dataloader': {'dataset': {'data_prefix': 'videos'}}},
+        r"dataset.data_prefix is 'videos', expected a dict such as dict\(video='videos",
+    ),
     'several_labels_of_no_class': (
         'a/red.mp4 0 1 3\nb/red.mp4 2',
         {f'{DATA}.multi_class': True, f'{DATA}.num_classes': 3},

@@ -224,6 +224,14 @@ TRAIN_ERRORS = {
         ['--cfg-options', f'{WEIGHTS}.type=x'],
         'model.backbone.clip.weights is None and has no keys',
     ),
+    'option_for_a_dict': (
+        ['--cfg-options', 'train_dataloader=5'],
+        'train_dataloader: it is a dict; set its keys instead, such as train_dat',
+    ),
+    'option_for_a_folder': (
+        ['--cfg-options', 'train_dataloader.dataset.data_prefix=videos'],
+        'such as train_dataloader.dataset.data_prefix.video, not',
+    ),
     'option_of_a_hook': (
         ['--cfg-options', 'default_hooks.checkpiont.interval=2'],
         "default_hooks has no 'checkpiont'; did you mean 'checkpoint'",
@@ -293,6 +301,12 @@ CONFIG_ERRORS = {
         'default_hooks.checkpoint2.interval',
         1,
     ),
+    'train_dataloader is 5, expected a dict': ('train_dataloader', 5),
+    "custom_hooks is 'all', expected a dict, or a list": ('custom_hooks', 'all'),
+    "model.backbone is 'STOPCLIPViT', expected a dict": (
+        'model.backbone',
+        'STOPCLIPViT',
+    ),
     "train_dataloder: nothing reads this key; did you mean 'train_dataloader'": (
         'train_dataloder.batch_size',
         1,
@@ -316,13 +330,11 @@ def nothing_built(monkeypatch):
     ids=[f'train-{k}' for k in TRAIN_ERRORS] + [f'test-{k}' for k in TEST_ERRORS],
 )
 def test_error_is_one_line(tool, arguments, message, config, capsys, nothing_built):
-    start = time.monotonic()
     assert tool.main([str(config), *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith('error: ')
     with pytest.raises(ConfigError, match=message):
         raise ConfigError(lines[0])
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize('message', CONFIG_ERRORS)

@@ -22,6 +22,7 @@ from .schema import (
     FREE,
     MARKS,
     PLAIN,
+    REGISTRIES,
     RUNNER_KEYS,
     TYPED,
     Place,
@@ -33,6 +34,8 @@ from .schema import (
 )
 
 __all__ = ['ConfigError', 'check_config', 'load_config']
+
+SCALARS = (str, int, float)  # no dict, though not None, which takes a part away
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
@@ -110,6 +113,12 @@ def _check_option(cfg: Config, option: str, options: dict) -> None:
             raise ConfigError(
                 f'--cfg-options {option}: {place.path} is {node!r} and has no keys'
             )
+    replaced = isinstance(node, dict) and isinstance(options[option], SCALARS)
+    if replaced and option != 'compile':  # which may be True or a dict
+        raise ConfigError(
+            f'--cfg-options {option}: it is a dict; set its keys instead, such as '
+            f'{option}.{next(iter(node), "KEY")}, not {option} itself'
+        )
 
 
 def _check_new_key(
@@ -180,6 +189,10 @@ def _check_node(node: Any, place: Place) -> None:
         for i, child in enumerate(node):
             _check_node(child, enter(place, str(i)))
     if not isinstance(node, dict):
+        if isinstance(node, SCALARS) and _holds_parts(place.path):
+            raise ConfigError(
+                f'{place.path} is {node!r}, expected a dict, or a list of dicts'
+            )
         return
     place = place._replace(scope=node.get('_scope_', place.scope))
     if 'type' not in node and TYPED.search(place.path):
@@ -199,6 +212,10 @@ def _check_node(node: Any, place: Place) -> None:
     target = target_at(node, place)
     if isinstance(target, type) and issubclass(target, CLIPTower):
         _check_tower_files(node, place.path)
+
+
+def _holds_parts(path: str) -> bool:
+    return path in REGISTRIES or path in PLAIN or bool(TYPED.search(path))
 
 
 def _check_tower_files(tower: dict, path: str) -> None:

@@ -135,7 +135,13 @@ def _check_files(path: str, dataset: dict) -> None:
         file = Path(data_root, ann_file)
         if not file.is_file():
             raise ConfigError(f"{path}.ann_file: there is no file '{file}'; {remedy}")
-    for key, prefix in (dataset.get('data_prefix') or {}).items():
+    prefixes = dataset.get('data_prefix') or {}
+    if not isinstance(prefixes, dict):
+        raise ConfigError(
+            f'{path}.data_prefix is {prefixes!r}, expected a dict such as '
+            f'dict(video={prefixes!r})'
+        )
+    for key, prefix in prefixes.items():
         if isinstance(prefix, str) and prefix and is_local(data_root, prefix):
             folder = Path(data_root, prefix)
             if not folder.is_dir():

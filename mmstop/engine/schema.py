@@ -29,6 +29,7 @@ __all__ = [
     'FREE',
     'MARKS',
     'PLAIN',
+    'REGISTRIES',
     'RUNNER_KEYS',
     'TYPED',
     'Place',
