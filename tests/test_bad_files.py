@@ -10,7 +10,7 @@ from test_tools import train as train_tool
 from tiny_run import write_tiny_run
 
 from mmstop.errors import ConfigError
-from mmstop.registry import MODELS, TRANSFORMS
+from mmstop.registry import HOOKS, MODELS, TRANSFORMS
 
 
 class Payload:
@@ -152,6 +152,10 @@ def test_values_of_other_types(config, message):
         MODELS.build(config)
 
 
-def test_types_of_transforms():
+def test_types_of_transforms_and_hooks():
     with pytest.raises(ConfigError, match="max_tokens='32' .* say max_tokens=32"):
         TRANSFORMS.build(dict(type='CaptionTokenize', max_tokens='32'))
+    with pytest.raises(ConfigError, match="max_stale='1' .* say max_stale=1"):
+        TRANSFORMS.build(dict(type='CheckedDecordInit', max_stale='1'))
+    with pytest.raises(ConfigError, match="max_bad='1%' is of type str"):
+        HOOKS.build(dict(type='BadVideoHook', max_bad='1%'))

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmaction.datasets import BaseActionDataset
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import DATASETS
 
 from .labels import load_labels
@@ -32,10 +33,11 @@ class CheckedDataset(BaseActionDataset):
             ``data_root``, ``data_prefix=dict(video=...)``, ``test_mode``, ...
 
     Raises:
-        ValueError: ``on_error`` is neither, or 'skip' in testing.
+        ConfigError: ``on_error`` is neither, or 'skip' in testing.
         VideoError: on use, a video cannot be used and may not be skipped.
     """
 
+    @typed
     def __init__(
         self,
         ann_file: str,
@@ -44,9 +46,9 @@ class CheckedDataset(BaseActionDataset):
         **kwargs: Any,
     ) -> None:
         if on_error not in ('raise', 'skip'):
-            raise ValueError(f"on_error={on_error!r}, expected 'raise' or 'skip'")
+            raise ConfigError(f"on_error={on_error!r}, expected 'raise' or 'skip'")
         if on_error == 'skip' and kwargs.get('test_mode'):
-            raise ValueError(
+            raise ConfigError(
                 "on_error='skip' is for training: a metric without some of the videos "
                 "is another metric. Set on_error='raise', and take bad videos out of "
                 'the annotation file (tools/analysis/check_videos.py --write-clean)'
@@ -106,6 +108,7 @@ class CheckedVideoDataset(CheckedDataset):
         AnnotationError: the list or a line of it is at fault.
     """
 
+    @typed
     def __init__(self, ann_file: str, delimiter: str = ' ', **kwargs: Any) -> None:
         self.delimiter = delimiter
         super().__init__(ann_file, **kwargs)

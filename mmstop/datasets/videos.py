@@ -11,6 +11,7 @@ import numpy as np
 from mmaction.datasets.transforms import DecordInit
 from mmengine.fileio import get
 
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import TRANSFORMS
 
 from .containers import missing_bytes
@@ -43,10 +44,14 @@ class CheckedDecordInit(DecordInit):
         **kwargs: those of ``DecordInit``: ``io_backend``, ``num_threads``, ...
 
     Raises:
+        ConfigError: ``max_stale`` is negative.
         VideoError: on use, the video is at fault.
     """
 
+    @typed
     def __init__(self, max_stale: int = 0, **kwargs: Any) -> None:
+        if max_stale < 0:
+            raise ConfigError(f'max_stale={max_stale}, expected at least 0')
         super().__init__(**kwargs)
         self.max_stale = max_stale
 

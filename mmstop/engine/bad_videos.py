@@ -5,6 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmstop.datasets import VideoError
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import HOOKS
 
 __all__ = ['BadVideoHook']
@@ -22,13 +23,14 @@ class BadVideoHook(Hook):
         max_bad: the share of an epoch's items that may be lost, in [0, 1].
 
     Raises:
-        ValueError: ``max_bad`` is out of its range.
+        ConfigError: ``max_bad`` is out of its range.
         VideoError: in training, more is lost.
     """
 
+    @typed
     def __init__(self, max_bad: float = 0.01) -> None:
         if not 0 <= max_bad <= 1:
-            raise ValueError(f'max_bad={max_bad}, expected a share from 0 to 1')
+            raise ConfigError(f'max_bad={max_bad}, expected a share from 0 to 1')
         self.max_bad = max_bad
 
     def before_train_epoch(self, runner: Runner) -> None:

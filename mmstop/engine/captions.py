@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmstop.datasets import CaptionTokenize
+from mmstop.errors import ConfigError, typed
 from mmstop.models import CLIPRetriever
 from mmstop.registry import HOOKS
 
@@ -35,18 +36,19 @@ class CaptionCacheHook(Hook):
             and encoding what does not fit in every step would undo what was asked for.
 
     Raises:
-        ValueError: before training, if the model is no ``CLIPRetriever`` or its text
+        ConfigError: before training, if the model is no ``CLIPRetriever`` or its text
             tower learns, a data set has no ``CaptionTokenize`` in its pipeline, or
             ``max_mb`` is too small.
     """
 
+    @typed
     def __init__(self, max_mb: float = 1024) -> None:
         self.max_mb = max_mb
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap(runner.model)
         if not isinstance(model, CLIPRetriever):
-            raise ValueError(
+            raise ConfigError(
                 f'CaptionCacheHook is for CLIPRetriever, the model is a '
                 f'{type(model).__name__}; leave the hook out of custom_hooks'
             )
@@ -54,7 +56,7 @@ class CaptionCacheHook(Hook):
         n, L = tokens.shape
         size = (n * model.text.out_dim * 4 + n * L * tokens.element_size()) / 1e6
         if size > self.max_mb:
-            raise ValueError(
+            raise ConfigError(
                 f'CaptionCacheHook: features of {n:,} captions take {size:,.3f} MB, '
                 f'max_mb={self.max_mb} allows less; raise max_mb, or leave the '
                 f'hook out of custom_hooks'
@@ -89,7 +91,7 @@ def _tokenizer(dataset: Any) -> CaptionTokenize:
     for step in getattr(pipeline, 'transforms', []):
         if isinstance(step, CaptionTokenize):
             return step
-    raise ValueError(
+    raise ConfigError(
         f'CaptionCacheHook: {type(dataset).__name__} has no CaptionTokenize in its '
         f'pipeline, so that its captions are not known before training; add it, or '
         f'leave the hook out of custom_hooks'

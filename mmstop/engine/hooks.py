@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmstop.engine.saving import SafeCheckpointHook
-from mmstop.errors import ConfigError
+from mmstop.errors import ConfigError, typed
 from mmstop.models import CLIPTextHead
 from mmstop.registry import FUNCTIONS, HOOKS
 from mmstop.towers import CLIPTower
@@ -41,9 +41,10 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         **kwargs: those of MMEngine's ``CheckpointHook``.
 
     Raises:
-        ValueError: on loading, see ``strict``.
+        ConfigError: on loading, see ``strict``.
     """
 
+    @typed
     def __init__(self, strict: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.strict = strict

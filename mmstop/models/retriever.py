@@ -66,11 +66,11 @@ class CLIPRetriever(BaseModel):
         them. Equal captions in equal order give bit-equal features.
 
         Raises:
-            ValueError: the text tower has trainable parameters.
+            ConfigError: the text tower has trainable parameters.
         """
         learning = [name for name, p in self.text.named_parameters() if p.requires_grad]
         if learning:
-            raise ValueError(
+            raise ConfigError(
                 f'the text tower learns ({len(learning)} trainable parameters, such as '
                 f'{learning[0]!r}), so that its features do not keep; freeze it, or '
                 f'leave CaptionCacheHook out of custom_hooks'

@@ -47,7 +47,7 @@ class VideoVisualizationHook(Hook):
         num_frames: frames a picture, spread evenly over the clip, at least 1.
 
     Raises:
-        ValueError: ``interval`` or ``num_frames`` is less than 1.
+        ConfigError: ``interval`` or ``num_frames`` is less than 1.
     """
 
     @typed

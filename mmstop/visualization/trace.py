@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from mmstop.errors import ConfigError
 from mmstop.methods import STOPCLIPViT
 
 from .attention import cls_attention_map, innermost
@@ -95,11 +96,11 @@ def stop_tower(model: nn.Module) -> STOPCLIPViT:
     """Return the backbone of a model, if it is STOP.
 
     Raises:
-        ValueError: it is not.
+        ConfigError: it is not.
     """
     tower = getattr(model, 'backbone', None)
     if not isinstance(tower, STOPCLIPViT):
-        raise ValueError(
+        raise ConfigError(
             f'the backbone of this {type(model).__name__} is a {type(tower).__name__}, '
             f'which chooses no prompts to draw; take a model with STOPCLIPViT'
         )

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmstop.engine.hooks import unwrap
+from mmstop.errors import ConfigError, typed
 from mmstop.registry import HOOKS
 
 from .hook import class_names, describe, picture_name, whose_turn
@@ -26,12 +27,13 @@ class TraceVisualizationHook(Hook):
         interval: draw the videos whose place is a multiple of it, at least 1.
 
     Raises:
-        ValueError: ``interval`` is less than 1, or the run's backbone is not STOP.
+        ConfigError: ``interval`` is less than 1, or the run's backbone is not STOP.
     """
 
+    @typed
     def __init__(self, interval: int = 50) -> None:
         if interval < 1:
-            raise ValueError(f'interval={interval}, expected at least 1')
+            raise ConfigError(f'interval={interval}, expected at least 1')
         self.interval = interval
 
     def before_test(self, runner: Runner) -> None:
