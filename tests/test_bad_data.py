@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import re
 import sys
 import time
 
@@ -278,6 +280,39 @@ def test_run_ends_with_one_error(policy, message, workers, tmp_path):
     init_default_scope('mmaction')
     with pytest.raises(VideoError, match=message):
         Runner.from_cfg(cfg).train()
+
+
+HANG = """
+import time
+from mmcv.transforms import BaseTransform
+from mmstop.registry import TRANSFORMS
+
+@TRANSFORMS.register_module()
+class Hang(BaseTransform):
+    def transform(self, results):
+        if results['filename'].endswith('b/red.mp4'):
+            time.sleep(1000)
+        return results
+"""
+
+
+def test_video_that_is_never_read_is_named(tmp_path):
+    config = spoil(write_tiny_run(tmp_path))
+    cfg = Config.fromfile(config)
+    (tmp_path / 'hang.py').write_text(HANG)
+    cfg.custom_imports.imports = ['mmstop', 'hang']
+    cfg.train_dataloader.num_workers = 1
+    cfg.train_dataloader.dataset.timeout = 2
+    cfg.train_dataloader.dataset.pipeline.insert(0, dict(type='Hang'))
+    cfg.dump(config)
+    path = f'{tmp_path}{os.pathsep}{ROOT}'
+    result = run(sys.executable, TRAIN, config, PYTHONPATH=path)
+    assert result.returncode != 0
+    assert re.search(
+        r'error: \S+/b/red.mp4 \(line 2 of \S+train.txt\) was not read within 2 s',
+        result.stderr,
+    )
+    assert 'exited unexpectedly' in result.stderr
 
 
 @pytest.mark.slow

@@ -1,11 +1,17 @@
 """Data sets that never replace, repeat or leave out a video in silence."""
 
+import os
+import sys
+import threading
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmaction.datasets import BaseActionDataset
+from torch.utils.data import get_worker_info
 
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import DATASETS
@@ -29,11 +35,15 @@ class CheckedDataset(BaseActionDataset):
             takes the next one instead. In testing there is 'raise' only: without
             some of its videos a metric is another metric.
         max_refetch: after how many bad videos in a row to stop nevertheless.
+        timeout: seconds after which a data worker that still reads the same video says
+            which and ends, and with it the run; nothing else ends a decoder that hangs.
+            Without data workers (``num_workers=0``) there is no limit.
         **kwargs: those of MMAction2's ``BaseActionDataset``: ``pipeline``,
             ``data_root``, ``data_prefix=dict(video=...)``, ``test_mode``, ...
 
     Raises:
-        ConfigError: ``on_error`` is neither, or 'skip' in testing.
+        ConfigError: ``on_error`` is neither, or 'skip' in testing; ``timeout`` is not
+            more than 0.
         VideoError: on use, a video cannot be used and may not be skipped.
     """
 
@@ -43,8 +53,11 @@ class CheckedDataset(BaseActionDataset):
         ann_file: str,
         on_error: str = 'raise',
         max_refetch: int = 10,
+        timeout: float = 600,
         **kwargs: Any,
     ) -> None:
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ConfigError(f'timeout={timeout}, expected more than 0 seconds')
         if on_error not in ('raise', 'skip'):
             raise ConfigError(f"on_error={on_error!r}, expected 'raise' or 'skip'")
         if on_error == 'skip' and kwargs.get('test_mode'):
@@ -54,6 +67,7 @@ class CheckedDataset(BaseActionDataset):
                 'the annotation file (tools/analysis/check_videos.py --write-clean)'
             )
         self.on_error = on_error
+        self.timeout = timeout
         super().__init__(ann_file, max_refetch=max_refetch, **kwargs)
 
     @abstractmethod
@@ -64,15 +78,17 @@ class CheckedDataset(BaseActionDataset):
         lost: dict[str, str] = {}  # by file: a video may have several items
         for i in range(idx, idx + len(self)):
             info = self.get_data_info(i % len(self))
-            name, entry = info['filename'], self.entry(info)
+            name = info['filename']
+            video = f'{name} ({self.entry(info)} of {self.ann_file})'
             if name in lost:
                 continue
             try:
-                item = self.pipeline(info)
+                with _time_limit(self.timeout, video):
+                    item = self.pipeline(info)
                 if item is None:
                     raise VideoError('the pipeline gave nothing for it')
             except Exception as error:
-                lost[name] = f'{name} ({entry} of {self.ann_file}): {explain(error)}'
+                lost[name] = f'{video}: {explain(error)}'
                 if self.on_error == 'raise':
                     raise VideoError(
                         f'{lost[name]}. Mend it or take it out of the annotation file; '
@@ -89,6 +105,32 @@ class CheckedDataset(BaseActionDataset):
             f'{len(lost)} videos in a row cannot be used, too many to skip:\n'
             + '\n'.join(lost.values())
         )
+
+
+@contextmanager
+def _time_limit(seconds: float, video: str) -> Iterator[None]:
+    """End a data worker that takes longer; its decoder cannot be interrupted."""
+
+    def give_up() -> None:
+        print(
+            f'error: {video} was not read within {seconds:g} s. Take it out of the '
+            f'annotation file, or raise timeout if the disk is slow; '
+            f'tools/analysis/check_videos.py finds all such videos',
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    if get_worker_info() is None:
+        yield
+        return
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @DATASETS.register_module()
