@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from faulty_videos import write_frames
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.fileio import load
@@ -173,6 +174,25 @@ def test_unreadable_videos_leave_their_places(clip, videos, tmp_path):
     errors = {}
     found = clip.classify([good, bad], on_error=errors.__setitem__)
     assert len(found[0]) == 3 and found[1] == [] and list(errors) == [str(bad)]
+
+
+def test_damaged_files_are_reported_whatever_the_config_opens_with(
+    recognition, tmp_path
+):
+    """MMAction2's ``DecordInit`` ends the process on half an AVI file."""
+    cut = tmp_path / 'cut.avi'
+    whole = write_frames(cut, fourcc='XVID')
+    cut.write_bytes(whole[: len(whole) // 2])
+    opener = {'test_dataloader.dataset.pipeline.0.type': 'DecordInit'}
+    for decoder in (None, 'decord'):
+        clips = [
+            VideoCLIP.from_config(*recognition, 'cpu', decoder, opener),
+            VideoCLIP.from_config(*recognition, 'cpu', decoder),
+            VideoCLIP.from_clip(TINY, None, 3, 'cpu', decoder or 'decord'),
+        ]
+        for clip in clips:
+            with pytest.warns(UserWarning, match='cut.avi .*read: .*is cut short'):
+                assert np.isnan(clip.encode_video(cut)).all()
 
 
 def test_any_labels(clip, videos):

@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from mmstop.datasets import CheckedDecordInit
+from mmstop.datasets.videos import explain
+
 __all__ = [
     'DECODERS',
     'OnError',
@@ -70,37 +73,46 @@ def _expand(source: str) -> list[str]:
     return paths
 
 
-def use_decoder(steps: Sequence[dict], name: str) -> list[Step]:
+def use_decoder(steps: Sequence[dict], name: Optional[str]) -> list[Step]:
     """Replace the two steps of a pipeline that open and decode a video.
 
+    MMAction2's ``DecordInit`` becomes ``CheckedDecordInit`` in any case: there are
+    damaged files with which the first ends the process.
+
     Args:
-        name: 'decord', 'pyav' or 'opencv'; 'array' leaves the opening out and takes
-            frames from ``results['array']``.
+        name: 'decord', 'pyav' or 'opencv'; None for that of the pipeline; 'array'
+            leaves the opening out and takes frames from ``results['array']``.
 
     Raises:
         ValueError: no such decoder, or the pipeline does not read videos.
     """
-    if name != 'array' and name not in DECODERS:
+    if name not in (None, 'array', *DECODERS):
         raise ValueError(f'decoder={name!r}, expected one of {list(DECODERS)}')
     kinds = [_kind(step) for step in steps]
-    if sum(k.endswith('Init') for k in kinds) != 1 or 'Decode' not in ''.join(kinds):
+    openers = [kind for kind in kinds if kind.endswith('Init')]
+    if len(openers) != 1 or 'Decode' not in ''.join(kinds):
         raise ValueError(
             f'the test pipeline {kinds} does not read videos; it needs a step such as '
             f'DecordInit and one such as DecordDecode'
         )
+    decoder = 'Array' if name == 'array' else DECODERS.get(name or '', '')
     replaced: list[Step] = []
-    decoder = DECODERS.get(name, 'Array')
     for step, kind in zip(steps, kinds):
         if decoder in kind:  # as the config opens and decodes
-            replaced.append(step)
+            replaced.append(_checked(step))
         elif kind.endswith('Decode'):
             replaced.append(dict(type=f'mmaction.{decoder}Decode'))
         elif not kind.endswith('Init'):
             replaced.append(step)
         elif name != 'array':
-            replaced.append(dict(type=f'mmaction.{decoder}Init'))
+            replaced.append(_checked(dict(type=f'mmaction.{decoder}Init')))
             replaced.append(require_frames)
     return replaced
+
+
+def _checked(step: dict) -> dict:
+    plain = _kind(step) == 'DecordInit'
+    return dict(step, type=CheckedDecordInit) if plain else step
 
 
 def require_frames(results: dict) -> dict:
@@ -151,8 +163,7 @@ class VideoReader(Dataset):
             results.update(array=video, total_frames=len(video))
             return i, self.array_pipeline(results), None
         except Exception as error:  # every decoder has exceptions of its own
-            reason = str(error).strip().split('\n')[0]
-            return i, None, f'{type(error).__name__}: {reason}'
+            return i, None, explain(error)
 
 
 def _as_input(video: Video) -> Union[str, np.ndarray]:

@@ -109,8 +109,7 @@ class VideoCLIP:
             self.name += f' with {checkpoint}'
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
             steps = test_pipeline(cfg)
-            array = use_decoder(steps, 'array')
-            files = steps if decoder is None else use_decoder(steps, decoder)
+            files, array = use_decoder(steps, decoder), use_decoder(steps, 'array')
             self.pipelines = Compose(files), Compose(array)
         self.device = find_device(device)
         self.model: Any = build_model(cfg)
