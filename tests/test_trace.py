@@ -383,6 +383,15 @@ def test_command_draws_videos(config, tested, checkpoint, tmp_path):
     assert (out / 'mine.mp4').read_bytes() == (tmp_path / 'film.mp4').read_bytes()
 
 
+def test_command_passes_over_what_it_cannot_read(config, checkpoint, tmp_path, capsys):
+    bad, good = tmp_path / 'bad.mp4', config.parent / 'videos' / 'a' / 'blue.mp4'
+    bad.touch()
+    model = ['--config', config, '--checkpoint', checkpoint, '--out', tmp_path / 'out']
+    draw(bad, good, *model)
+    assert f'{bad} cannot be read: the file is empty' in capsys.readouterr().err
+    assert {p.name for p in tmp_path.glob('out/*')} == {'blue.png', 'blue.mp4'}
+
+
 def test_command_says_what_is_wrong(config, checkpoint, tmp_path):
     videos = config.parent / 'videos'
     model = ['--config', config, '--checkpoint', checkpoint, '--out', tmp_path / 'out']

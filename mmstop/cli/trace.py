@@ -16,8 +16,9 @@ from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 
-from mmstop.apis.building import build_model, fill_in
-from mmstop.cli.common import add_cfg_options
+from mmstop.apis.building import build_model, fill_in, test_pipeline
+from mmstop.apis.reading import VideoReader, use_decoder
+from mmstop.cli.common import add_cfg_options, report_unread
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.visualization import plot_trace, trace_video, write_trace_video
 
@@ -32,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write ``DIR/NAME.png`` and ``DIR/NAME.mp4`` for every video.
+    """Write ``DIR/NAME.png`` and ``DIR/NAME.mp4`` for every video that can be read.
 
     Raises:
-        ConfigError: the config, the checkpoint or a video is at fault.
+        ConfigError: the config, the checkpoint or the path of a video is at fault.
     """
     names = [Path(video).stem for video in args.videos]
     for video, name in zip(args.videos, names):
@@ -55,14 +56,14 @@ def run(args: argparse.Namespace) -> None:
     fill_in(model, args.checkpoint, cfg)
     model.to(get_device()).eval()
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
-        pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
-        for video, name in zip(args.videos, names):
-            trace = trace_video(model, pipeline(_source(video)))
+        pipeline = Compose(use_decoder(test_pipeline(cfg), None))
+        reader = VideoReader(pipeline, pipeline, args.videos)
+        for i, name in enumerate(names):
+            _, item, error = reader[i]
+            if error is not None:
+                report_unread({args.videos[i]: error})
+                continue
+            trace = trace_video(model, item)
             plot_trace(trace, name).savefig(out / f'{name}.png')
             write_trace_video(out / f'{name}.mp4', trace)
             print(f'{out / name}.png, {out / name}.mp4')
-
-
-def _source(video: str) -> dict:
-    """Say of a video file what a data set would; retrieval wants captions."""
-    return dict(filename=video, start_index=0, modality='RGB', label=-1, text=[''])
