@@ -34,6 +34,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import utils as dist_utils
+from mmengine.hooks import logger_hook
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import CheckpointLoader
@@ -52,6 +53,7 @@ def apply() -> None:
     skip_vindlu()
     launch_on_cpu()
     wrap_on_cpu()
+    write_metrics_once()
 
 
 def _wrap(owner: Any, name: str, mend: Callable) -> None:
@@ -384,3 +386,22 @@ def _init_ddp(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
     if get_device() == 'cpu':
         kwargs['device_ids'] = None
     original(self, *args, **kwargs)
+
+
+# -- MMEngine: metrics of several processes --------------------------------------------
+
+
+def write_metrics_once() -> None:
+    """Let the first process of several write the metrics of a test, and no other.
+
+    Symptom: now and then ``work_dir/TIME/TIME.json`` holds ``{"acc/top1": 0.4}2}``, as
+    all processes write it at the same time.
+    Versions: every known mmengine.
+    Delete when ``LoggerHook.after_test_epoch`` asks for the rank.
+    """
+    _wrap(logger_hook, 'dump', _dump)
+
+
+def _dump(original: Callable, *args: Any, **kwargs: Any) -> None:
+    if dist_utils.is_main_process():
+        original(*args, **kwargs)

@@ -15,7 +15,7 @@ import compat_toy
 import numpy as np
 import pytest
 import torch
-from compat_toy import Toy, ToyData, train
+from compat_toy import Toy, ToyData, train, writes_metrics
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
@@ -43,7 +43,9 @@ def symptom(function, *args, **kwargs):
 def import_mmaction():
     import mmaction.models
 
-evil, good = sys.argv[1:]
+evil, good, tests = sys.argv[1:]
+sys.path.insert(0, tests)
+from compat_toy import writes_metrics
 torch.save({'message_hub': HistoryBuffer([1.0], [1])}, good)
 os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1')
 torch.hub.set_dir(os.path.dirname(os.path.dirname(evil)))
@@ -51,6 +53,7 @@ found = {
     'drn': symptom(import_mmaction),
     'load': symptom(CheckpointLoader.load_checkpoint, good),
     'url': symptom(CheckpointLoader.load_checkpoint, f'http://x/{os.path.basename(evil)}'),
+    'metrics': symptom(writes_metrics, os.path.dirname(good), rank=1),
     'launch': symptom(init_dist, 'pytorch', backend='gloo'),
 }
 store = torch.distributed.HashStore()
@@ -117,7 +120,8 @@ def symptoms(tmp_path_factory: pytest.TempPathFactory) -> dict:
     cache = tmp_path_factory.mktemp('hub') / 'checkpoints'
     cache.mkdir()
     torch.save(Payload(cache / 'touched'), cache / 'evil.pth')
-    result = run(cache, '-c', SYMPTOMS, cache / 'evil.pth', cache / 'good.pth')
+    files = cache / 'evil.pth', cache / 'good.pth', Path(__file__).parent
+    result = run(cache, '-c', SYMPTOMS, *files)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     found['touched'] = (cache / 'touched').exists()
@@ -136,6 +140,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Runner]:
         ('drn', "No module named 'mmaction.models.localizers.drn'"),
         ('load', 'Weights only load failed'),
         ('url', 'works: 0'),
+        ('metrics', 'works: True'),
         ('launch', 'NVIDIA|CUDA'),
         ('wrap', 'device_ids'),
     ],
@@ -418,6 +423,10 @@ def test_vindlu_still_imports_what_transformers_dropped() -> None:
 
 
 # -- two processes ---------------------------------------------------------------------
+
+
+def test_the_first_process_writes_the_metrics(tmp_path: Path) -> None:
+    assert writes_metrics(tmp_path, rank=0) and not writes_metrics(tmp_path, rank=1)
 
 
 def test_two_cpu_processes_equal_one(trained: tuple, tmp_path: Path) -> None:
