@@ -159,7 +159,7 @@ def table(report: dict) -> str:
     lines = [
         f'{report["captions"]:,} captions of {report["videos"]:,} videos, features of '
         f'{report["width"]}, {report["threads"]} threads',
-        f'{"":<16}{"seconds":>9}{"times mmstop":>14}{"peak MB":>10}{"t2v R@1":>9}',
+        f'{"":<16}{"seconds":>9}{"ratio":>14}{"peak MB":>10}{"t2v R@1":>9}',
     ]
     first = next(iter(report['contestants'].values()))
     for name, found in report['contestants'].items():
