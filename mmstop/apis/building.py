@@ -10,6 +10,7 @@ import open_clip
 import torch
 from mmaction.registry import MODELS
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
@@ -20,6 +21,8 @@ from mmstop.errors import ConfigError
 from mmstop.models import CLIPRetriever, CLIPTextHead
 from mmstop.towers.weights import resolve_arch
 
+from .reading import use_decoder
+
 __all__ = [
     'build_model',
     'clip_config',
@@ -27,6 +30,7 @@ __all__ = [
     'fill_in',
     'find_device',
     'fingerprint',
+    'reading_pipelines',
     'test_pipeline',
     'text_tower',
 ]
@@ -65,6 +69,24 @@ def test_pipeline(cfg: Config) -> list[dict]:
             f'how a video is read'
         )
     return dataset['pipeline']
+
+
+def reading_pipelines(
+    cfg: Config, decoder: Optional[str] = None
+) -> tuple[Compose, Compose]:
+    """Build the pipelines that read files, and frames in memory, as for testing.
+
+    Args:
+        decoder: that of :func:`use_decoder`.
+
+    Raises:
+        ValueError: the config has no pipeline that reads videos, or there is no such
+            decoder.
+    """
+    steps = test_pipeline(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
+        files = Compose(use_decoder(steps, decoder))
+        return files, Compose(use_decoder(steps, 'array'))
 
 
 def text_tower(model: nn.Module) -> Any:

@@ -86,7 +86,8 @@ def use_decoder(steps: Sequence[dict], name: Optional[str]) -> list[Step]:
     Raises:
         ValueError: no such decoder, or the pipeline does not read videos.
     """
-    if name not in (None, 'array', *DECODERS):
+    known: dict[Any, str] = {None: '', 'array': 'Array', **DECODERS}
+    if name not in known:
         raise ValueError(f'decoder={name!r}, expected one of {list(DECODERS)}')
     kinds = [_kind(step) for step in steps]
     openers = [kind for kind in kinds if kind.endswith('Init')]
@@ -95,7 +96,7 @@ def use_decoder(steps: Sequence[dict], name: Optional[str]) -> list[Step]:
             f'the test pipeline {kinds} does not read videos; it needs a step such as '
             f'DecordInit and one such as DecordDecode'
         )
-    decoder = 'Array' if name == 'array' else DECODERS.get(name or '', '')
+    decoder = known[name]
     replaced: list[Step] = []
     for step, kind in zip(steps, kinds):
         if decoder in kind:  # as the config opens and decodes

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DefaultScope
+from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
 from mmstop.datasets import CaptionTokenize
@@ -26,7 +25,7 @@ from .building import (
     fill_in,
     find_device,
     fingerprint,
-    test_pipeline,
+    reading_pipelines,
     text_tower,
 )
 from .index import Hit, ModelID, VideoIndex
@@ -38,7 +37,6 @@ from .reading import (
     list_inputs,
     read_batches,
     report,
-    use_decoder,
     warn,
 )
 
@@ -107,10 +105,7 @@ class VideoCLIP:
         self.name = config_name(cfg)
         if checkpoint is not None:
             self.name += f' with {checkpoint}'
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
-            steps = test_pipeline(cfg)
-            files, array = use_decoder(steps, decoder), use_decoder(steps, 'array')
-            self.pipelines = Compose(files), Compose(array)
+        self.pipelines = reading_pipelines(cfg, decoder)
         self.device = find_device(device)
         self.model: Any = build_model(cfg)
         self.text = text_tower(self.model)

@@ -4,10 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from mmstop.apis import VideoCLIP
 from mmstop.apis.reading import DECODERS
+from mmstop.engine.checks import check_config, load_config
 
 __all__ = [
     'add_cfg_options',
@@ -17,6 +18,7 @@ __all__ = [
     'count',
     'load_model',
     'print_table',
+    'read_config',
     'report_unread',
 ]
 
@@ -98,6 +100,18 @@ def load_model(args: argparse.Namespace) -> VideoCLIP:
         args.device,
         args.decoder or 'decord',
     )
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` with its options and check it and ``args.checkpoint``.
+
+    Raises:
+        ConfigError: one of them is at fault.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.load_from = args.checkpoint
+    check_config(cfg, [])
+    return cfg
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -15,8 +15,8 @@ from mmengine.config import Config
 
 from mmstop.apis.building import build_model, fill_in
 from mmstop.apis.export import FORMATS, check_format, export_towers
-from mmstop.cli.common import add_cfg_options
-from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.cli.common import add_cfg_options, read_config
+from mmstop.engine.checks import ConfigError
 
 __all__ = ['add_arguments', 'run']
 
@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_format(args.format)  # before the model is built
-    cfg = load_config(args.config, args.cfg_options)
-    cfg.load_from = args.checkpoint
-    check_config(cfg, [])
+    cfg = read_config(args)
     num_frames = _num_frames(cfg)
     model = build_model(cfg)
     fill_in(model, args.checkpoint, cfg)

@@ -12,14 +12,12 @@ prompts N^t (Eq. 11) and the variation W^t (Eq. 10) between the frames.
 import argparse
 from pathlib import Path
 
-from mmengine.dataset import Compose
 from mmengine.device import get_device
-from mmengine.registry import DefaultScope
 
-from mmstop.apis.building import build_model, fill_in, test_pipeline
-from mmstop.apis.reading import VideoReader, use_decoder
-from mmstop.cli.common import add_cfg_options, report_unread
-from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.apis.building import build_model, fill_in, reading_pipelines
+from mmstop.apis.reading import VideoReader
+from mmstop.cli.common import add_cfg_options, read_config, report_unread
+from mmstop.engine.checks import ConfigError
 from mmstop.visualization import plot_trace, trace_video, write_trace_video
 
 
@@ -47,23 +45,19 @@ def run(args: argparse.Namespace) -> None:
                 f'video {video!r}: several are called {name!r}, as their pictures '
                 f'would be; draw them into different folders'
             )
-    cfg = load_config(args.config, args.cfg_options)
-    cfg.load_from = args.checkpoint
-    check_config(cfg, [])
+    cfg = read_config(args)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     model = build_model(cfg)
     fill_in(model, args.checkpoint, cfg)
     model.to(get_device()).eval()
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
-        pipeline = Compose(use_decoder(test_pipeline(cfg), None))
-        reader = VideoReader(pipeline, pipeline, args.videos)
-        for i, name in enumerate(names):
-            _, item, error = reader[i]
-            if error is not None:
-                report_unread({args.videos[i]: error})
-                continue
-            trace = trace_video(model, item)
-            plot_trace(trace, name).savefig(out / f'{name}.png')
-            write_trace_video(out / f'{name}.mp4', trace)
-            print(f'{out / name}.png, {out / name}.mp4')
+    reader = VideoReader(*reading_pipelines(cfg), args.videos)
+    for i, name in enumerate(names):
+        _, item, error = reader[i]
+        if error is not None:
+            report_unread({args.videos[i]: error})
+            continue
+        trace = trace_video(model, item)
+        plot_trace(trace, name).savefig(out / f'{name}.png')
+        write_trace_video(out / f'{name}.mp4', trace)
+        print(f'{out / name}.png, {out / name}.mp4')
