@@ -296,6 +296,12 @@ class Hang(BaseTransform):
 """
 
 
+def test_time_limit_is_positive(folder):
+    for timeout in (0, -1, float('nan')):
+        with pytest.raises(ValueError, match=f'timeout={timeout}, expected more than'):
+            build(folder, 'odd.txt', timeout=timeout)
+
+
 def test_video_that_is_never_read_is_named(tmp_path):
     config = spoil(write_tiny_run(tmp_path))
     cfg = Config.fromfile(config)

@@ -397,6 +397,14 @@ def test_new_arguments_are_allowed(config):
     check_config(load_config(str(config), options), ['train', 'val', 'test'])
 
 
+def test_compile_is_a_switch_or_a_dict(config, tmp_path):
+    path = tmp_path / 'compiled.py'
+    path.write_text(f"_base_ = '{config}'\ncompile = dict(backend='eager')\n")
+    cfg = load_config(str(path), {'compile': False})
+    check_config(cfg, [])
+    assert cfg.compile is False
+
+
 def test_other_class_brings_its_arguments(config):
     options = {
         'optim_wrapper.optimizer.type': 'SGD',
