@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.engine.ending import end_process_group
+from mmstop.engine.hooks import refuse_untrained
 
 HOOK = 'VideoVisualizationHook'
 
@@ -85,16 +86,6 @@ def _draw(cfg: Config, show_dir: str, interval: int) -> None:
     cfg.default_hooks = dict(hooks, visualization=hook)
 
 
-def _check_untrained(runner: Runner) -> None:
-    """Refuse to test a model without the checkpoint that it needs."""
-    trained = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
-    if trained:
-        raise ConfigError(
-            f'no checkpoint given, but {trained:,} parameters of this model are '
-            f'trained; give the checkpoint as second argument'
-        )
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -102,7 +93,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         cfg = read_config(args)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         if cfg.load_from is None:
-            _check_untrained(runner)
+            refuse_untrained(runner.model, args.config)
         runner.test()
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)

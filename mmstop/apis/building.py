@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmstop.engine.hooks import find_misfits
+from mmstop.engine.hooks import find_misfits, refuse_untrained
 from mmstop.errors import ConfigError
 from mmstop.models import CLIPRetriever, CLIPTextHead
 from mmstop.towers.weights import resolve_arch
@@ -122,12 +122,7 @@ def fill_in(
         ConfigError: the checkpoint does not fit, or is missing and needed.
     """
     if checkpoint is None:
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if trained:
-            raise ConfigError(
-                f'no checkpoint given, but {trained:,} parameters of the model of '
-                f'{config_name(cfg)} are trained; give the checkpoint'
-            )
+        refuse_untrained(model, config_name(cfg))
         return
     path = os.fspath(checkpoint)
     loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')

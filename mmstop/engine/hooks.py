@@ -102,6 +102,22 @@ def find_misfits(model: nn.Module, checkpoint: dict) -> str:
     return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
 
 
+def refuse_untrained(model: nn.Module, config: str) -> None:
+    """Refuse to use a model as it was built, if some of it is to be trained.
+
+    Args:
+        config: what to call its config.
+
+    Raises:
+        ConfigError: it needs a checkpoint.
+    """
+    if trained := sum(p.numel() for p in model.parameters() if p.requires_grad):
+        raise ConfigError(
+            f'no checkpoint given, but {trained:,} parameters of the model of {config} '
+            f'are trained; give the checkpoint'
+        )
+
+
 def unwrap(model: Any) -> Any:
     """Return the model inside a wrapper of several processes, or the model itself."""
     return model.module if is_model_wrapper(model) else model
