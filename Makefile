@@ -2,6 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+# Test files run side by side, each in one process: its tests share what is costly to make.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 READY = $(VENV)/.ready
 READY_DOCS = $(VENV)/.ready-docs
 
@@ -26,10 +29,10 @@ docs: $(READY_DOCS)
 	$(BIN)/python -m mkdocs build --strict
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
