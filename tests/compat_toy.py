@@ -98,7 +98,7 @@ def writes_metrics(folder: Path, rank: int) -> bool:
 def main(compat_file: str, work_dir: str) -> None:
     """Train with the mends alone: all of mmstop takes longer to import than to use."""
     spec = importlib.util.spec_from_file_location('compat', compat_file)
-    compat = importlib.util.module_from_spec(spec)
+    compat = sys.modules['compat'] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(compat)
     compat.apply()
     runner = train(Path(work_dir), 4, launcher='pytorch', env_cfg={})  # asks for nccl

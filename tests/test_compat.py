@@ -19,8 +19,11 @@ from compat_toy import Toy, ToyData, train, writes_metrics
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner import checkpoint as checkpoint_module
 
 from mmstop import compat
+from mmstop.compat import distributed
+from mmstop.compat.mmaction2 import skip_vindlu
 
 compat.apply()
 
@@ -67,7 +70,7 @@ print(json.dumps(found))
 MMACTION = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location('compat', sys.argv[1])
-compat = importlib.util.module_from_spec(spec)
+compat = sys.modules['compat'] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compat)
 compat.apply()
 assert 'mmaction.models' not in sys.modules, 'the mends are to stay light'
@@ -199,12 +202,12 @@ def test_checkpoint_of_either_numpy_loads(
     assert SCALAR + b'.multiarray\nscalar\n' in data
     path.write_bytes(data.replace(SCALAR + b'.', numpy_name + b'.'))
 
-    for loaded in (compat_load(path), torch.load(path, weights_only=True)):
-        for got, expected in zip(loaded['extra'], checkpoint['extra']):
-            np.testing.assert_array_equal(got, expected)
-            assert got.dtype == expected.dtype.newbyteorder('=')
-        assert pickle.dumps(loaded['meta']['dataset_meta']) == meta
-        assert b'mmstop' not in pickle.dumps(loaded)  # saved again, it is MMEngine's
+    loaded = compat_load(path)
+    for got, expected in zip(loaded['extra'], checkpoint['extra']):
+        np.testing.assert_array_equal(got, expected)
+        assert got.dtype == expected.dtype.newbyteorder('=')
+    assert pickle.dumps(loaded['meta']['dataset_meta']) == meta
+    assert b'mmstop' not in pickle.dumps(loaded)  # saved again, it is MMEngine's
 
 
 def compat_load(path: object) -> dict:
@@ -269,10 +272,14 @@ def test_later_mmengine_cannot_open_the_door(
 ) -> None:
     """MMEngine's main branch loads local files with ``weights_only=False``."""
 
-    def load_from_local(filename: str, map_location: object) -> object:
-        return torch.load(filename, map_location=map_location, weights_only=False)
-
-    monkeypatch.setitem(CheckpointLoader._schemes, '', load_from_local)
+    later: dict = {}
+    exec(
+        'def load_from_local(filename, map_location):\n'
+        '    return torch.load(filename, map_location, weights_only=False)',
+        vars(checkpoint_module),  # where it looks for torch
+        later,
+    )
+    monkeypatch.setitem(CheckpointLoader._schemes, '', later['load_from_local'])
     torch.save(Payload(tmp_path / 'touched'), tmp_path / 'evil.pth')
     with pytest.raises(compat.CheckpointError, match=r'posix\.system'):
         compat_load(tmp_path / 'evil.pth')
@@ -409,7 +416,7 @@ def test_vindlu_is_skipped_beside_new_transformers(
     monkeypatch.setattr(metadata, 'version', version)
     monkeypatch.setattr(mmaction, '__version__', mmaction2)
     monkeypatch.setattr(dependency, 'WITH_MULTIMODAL', True)
-    compat.skip_vindlu()
+    skip_vindlu()
     assert dependency.WITH_MULTIMODAL is is_kept
 
 
@@ -445,9 +452,9 @@ def test_a_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((args, kwargs))
 
     calls: list = []
-    monkeypatch.setattr(compat, 'get_device', lambda: 'cuda')
-    compat._init_dist_pytorch(seen, 'nccl', timeout=1)
-    compat._init_ddp(seen, 'self', module='model', device_ids=[0])
+    monkeypatch.setattr(distributed, 'get_device', lambda: 'cuda')
+    distributed._init_dist_pytorch(seen, 'nccl', timeout=1)
+    distributed._init_ddp(seen, 'self', module='model', device_ids=[0])
     assert calls == [
         (('nccl',), {'init_backend': 'torch', 'timeout': 1}),
         (('self',), {'module': 'model', 'device_ids': [0]}),

@@ -1,0 +1,77 @@
+"""MMEngine in several processes: CPUs instead of GPUs, and one file of metrics."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.device import get_device
+from mmengine.dist import utils as dist_utils
+from mmengine.hooks import logger_hook
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel
+from torch import distributed as torch_dist
+
+from .wrapping import wrap
+
+__all__ = ['launch_on_cpu', 'wrap_on_cpu', 'write_metrics_once']
+
+
+def launch_on_cpu() -> None:
+    """Let ``--launcher pytorch`` start on a machine without a GPU.
+
+    Symptom: ``RuntimeError: Found no NVIDIA driver`` (``AssertionError: Torch not
+    compiled with CUDA enabled`` on a CPU build) from ``torch.cuda.set_device``.
+    Versions: every known mmengine, 0.11.0rc0 included.
+    Delete when ``mmengine.dist.init_dist('pytorch', 'gloo')`` passes on a CPU.
+    """
+    wrap(dist_utils, '_init_dist_pytorch', _init_dist_pytorch)
+
+
+def _init_dist_pytorch(
+    original: Callable, backend: str, init_backend: str = 'torch', **kwargs: Any
+) -> None:
+    if get_device() != 'cpu' or init_backend != 'torch':
+        return original(backend, init_backend=init_backend, **kwargs)
+    is_nccl = backend == 'nccl'
+    torch_dist.init_process_group('gloo' if is_nccl else backend, **kwargs)
+    if is_nccl and torch_dist.get_rank() == 0:
+        print_log(
+            "got backend='nccl' on a machine without a GPU, using gloo; say "
+            "env_cfg = dict(dist_cfg=dict(backend='gloo')) to choose it",
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def wrap_on_cpu() -> None:
+    """Let MMEngine wrap a model for data-parallel training on the CPU.
+
+    Symptom: ``ValueError: DistributedDataParallel device_ids and output_device
+    arguments only work with single-device/multiple-device GPU modules or CPU modules``,
+    as the Runner passes ``device_ids=[LOCAL_RANK]`` whatever the device.
+    Versions: every known mmengine, 0.11.0rc0 included.
+    Delete when ``Runner.wrap_model`` passes ``device_ids=None`` on a CPU.
+    """
+    wrap(MMDistributedDataParallel, '__init__', _init_ddp)
+
+
+def _init_ddp(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
+    if get_device() == 'cpu':
+        kwargs['device_ids'] = None
+    original(self, *args, **kwargs)
+
+
+def write_metrics_once() -> None:
+    """Let the first process of several write the metrics of a test, and no other.
+
+    Symptom: now and then ``work_dir/TIME/TIME.json`` holds ``{"acc/top1": 0.4}2}``, as
+    all processes write it at the same time.
+    Versions: every known mmengine.
+    Delete when ``LoggerHook.after_test_epoch`` asks for the rank.
+    """
+    wrap(logger_hook, 'dump', _dump)
+
+
+def _dump(original: Callable, *args: Any, **kwargs: Any) -> None:
+    if dist_utils.is_main_process():
+        original(*args, **kwargs)
