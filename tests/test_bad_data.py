@@ -33,6 +33,7 @@ from tiny_run import (
 )
 from torch.utils.data import DataLoader
 
+from mmstop.compat.reader import read
 from mmstop.datasets import VideoError
 from mmstop.datasets.containers import missing_bytes
 from mmstop.datasets.sandbox import try_videos
@@ -345,7 +346,7 @@ def test_resumed_run_replaces_as_an_undisturbed_one(tmp_path):
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
     whole, parts = (
-        torch.load(tmp_path / name / 'epoch_3.pth', weights_only=True)['state_dict']
+        read(tmp_path / name / 'epoch_3.pth')['state_dict']
         for name in ('whole', 'parts')
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

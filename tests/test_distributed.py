@@ -22,6 +22,7 @@ from mmengine.fileio import load
 from mmengine.registry import DefaultScope
 from tiny_run import ROOT, environment, run, write_tiny_retrieval, write_tiny_run
 
+from mmstop.compat.reader import read
 from mmstop.registry import MODELS
 
 TORCHRUN = (sys.executable, '-m', 'torch.distributed.run', '--standalone')
@@ -198,7 +199,7 @@ def test_two_nodes_give_the_weights_of_one(config, tmp_path):
     assert [node.returncode for node in nodes] == [0, 0], outputs
     assert 'GPU number: 2' in outputs[0]
     expected, found = (
-        torch.load(tmp_path / folder / 'epoch_2.pth', weights_only=True)['state_dict']
+        read(tmp_path / folder / 'epoch_2.pth')['state_dict']
         for folder in ('one', 'two')
     )
     assert found.keys() == expected.keys()

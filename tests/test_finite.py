@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from poison import BANK, ChangeLog
 from tiny_run import ROOT, run, write_tiny_retrieval, write_tiny_run
 
+from mmstop.compat.reader import read
 from mmstop.engine import FiniteHook
 
 ALL, NOTHING = {'weights', 'optimizer', 'average'}, set()
@@ -127,9 +128,7 @@ def test_good_run_is_left_alone(data, tmp_path):
     cfgs = [watched(data, tmp_path / name) for name in ('watched', 'alone')]
     cfgs[1].custom_hooks.pop(0)
     logs = [train(cfg)[1] for cfg in cfgs]
-    states = [
-        torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=True) for cfg in cfgs
-    ]
+    states = [read(Path(cfg.work_dir, 'epoch_1.pth')) for cfg in cfgs]
     for name, value in states[0]['state_dict'].items():
         assert torch.equal(value, states[1]['state_dict'][name]), name
     assert 'skipped' not in logs[0]

@@ -14,6 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from tiny import TEXT, VIT, wild
 
+from mmstop.compat.reader import read
 from mmstop.engine import ReseedHook, TrainableCheckpointHook, seed_worker
 from mmstop.engine.saving import SaveError
 from mmstop.registry import MODELS
@@ -55,7 +56,7 @@ def run(work_dir, model=None, epochs=2, hooks=(), **checkpoint):
 
 
 def load(path):
-    return torch.load(path, weights_only=True)
+    return read(path)
 
 
 def test_checkpoint_holds_what_was_trained(tmp_path):

@@ -18,6 +18,8 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from tiny_run import ROOT, environment, run, write_tiny_retrieval, write_tiny_run
 
+from mmstop.compat.reader import read
+
 pytestmark = pytest.mark.slow
 TOOL = ROOT / 'tools' / 'train.py'
 
@@ -67,7 +69,7 @@ def iterations(folder: Path) -> Path:
 
 
 def load(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
+    return read(path)
 
 
 def flatten(value: object, name: str = '') -> dict:

@@ -15,6 +15,7 @@ from mmengine.fileio import load
 from PIL import Image
 from tiny_run import ROOT, run, tiny_config, write_tiny_run
 
+from mmstop.compat.reader import read
 from mmstop.engine.arguments import accepted_arguments
 from mmstop.engine.checks import ConfigError, check_config, load_config
 
@@ -46,7 +47,7 @@ def trained(config) -> Path:
 
 
 def weights(path: Path) -> dict:
-    return torch.load(path, weights_only=True)['state_dict']
+    return read(path)['state_dict']
 
 
 def assert_same(one: dict, other: dict) -> None:

@@ -18,6 +18,7 @@ from tiny import VIT, wild
 from tiny_run import write_tiny_retrieval, write_tiny_run
 
 from mmstop.cli import trace as command
+from mmstop.compat import reader
 from mmstop.engine.checks import ConfigError
 from mmstop.registry import HOOKS, MODELS
 from mmstop.visualization import (
@@ -399,7 +400,7 @@ def test_command_says_what_is_wrong(config, checkpoint, tmp_path):
         draw('none.mp4', *model)
     with pytest.raises(ConfigError, match="b/red.mp4': several are called 'red'"):
         draw(videos / 'b' / 'red.mp4', videos / 'a' / 'red.mp4', *model)
-    state = torch.load(checkpoint)['state_dict']
+    state = reader.read(checkpoint)['state_dict']
     state = {name: x for name, x in state.items() if 'bank' not in name}
     torch.save(dict(state_dict=state), tmp_path / 'other.pth')
     model[3] = tmp_path / 'other.pth'

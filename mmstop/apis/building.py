@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -16,7 +17,13 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmstop.engine.hooks import find_misfits, refuse_untrained
+from mmstop.engine.fitting import (
+    UNKNOWN,
+    find_misfits,
+    lacks_identity,
+    refuse_bad_numbers,
+)
+from mmstop.engine.hooks import refuse_untrained
 from mmstop.errors import ConfigError
 from mmstop.models import CLIPRetriever, CLIPTextHead
 from mmstop.towers.weights import resolve_arch
@@ -126,14 +133,23 @@ def fill_in(
         return
     path = os.fspath(checkpoint)
     loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
-    if misfits := find_misfits(model, loaded):
+    refuse_bad_numbers(model, loaded, f'checkpoint {path}')
+    if _is_strict(cfg) and (misfits := find_misfits(model, loaded, cfg)):
         raise ConfigError(
             f'checkpoint {path} does not fit the model of {config_name(cfg)}: {misfits}'
-            f'. Use the config that it was trained with'
+            f'. Use the config that it was trained with, or, to take what fits, '
+            f'default_hooks.checkpoint.strict=False'
         )
+    if _is_strict(cfg) and lacks_identity(loaded):
+        warnings.warn(f'checkpoint {path} {UNKNOWN}', stacklevel=2)
     state = loaded.get('state_dict', loaded)
     state = {name.removeprefix('module.'): value for name, value in state.items()}
     model.load_state_dict(state, strict=False)
+
+
+def _is_strict(cfg: Config) -> bool:
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    return bool(hook.get('strict', True))
 
 
 def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:

@@ -1,7 +1,7 @@
 """Hooks: checkpoints of what was trained, repeatable epochs, a line on the model."""
 
 import random
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -11,9 +11,18 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmstop.engine.fitting import (
+    UNKNOWN,
+    find_misfits,
+    lacks_identity,
+    list_classes,
+    name_optimizers,
+    refuse_bad_numbers,
+    refuse_other_run,
+)
+from mmstop.engine.identity import describe_arguments, digest_frozen, left_out
 from mmstop.engine.saving import SafeCheckpointHook
 from mmstop.errors import ConfigError, typed
-from mmstop.models import CLIPTextHead
 from mmstop.registry import FUNCTIONS, HOOKS
 from mmstop.towers import CLIPTower
 
@@ -30,76 +39,69 @@ __all__ = [
 class TrainableCheckpointHook(SafeCheckpointHook):
     """Save what was trained and refuse to load what does not fit.
 
-    The frozen parameters of CLIP's towers are left out, since the towers bring them;
-    all else is saved, in the order that :class:`SafeCheckpointHook` keeps.
+    The frozen parameters of CLIP's towers are left out where they are those that
+    ``weights=`` brings; all else is saved, in the order that
+    :class:`SafeCheckpointHook` keeps. A digest of what is left out and the arguments of
+    the model are saved with it.
 
     Args:
         strict: raise where a checkpoint lacks a trainable parameter, has one that the
-            model does not know or of another shape, or was trained on other classes or
-            on the same in another order. False is for transfer between
-            models: what does not fit is skipped, as MMEngine does.
+            model does not know or of another shape, or was trained over another CLIP,
+            with other arguments of the model, on other classes or on the same in
+            another order. False is for transfer between models: what does not fit is
+            skipped, as MMEngine does.
         **kwargs: those of MMEngine's ``CheckpointHook``.
 
     Raises:
-        ConfigError: on loading, see ``strict``.
+        ConfigError: on loading, see ``strict``; and always where a weight is NaN,
+            infinite or no number of the model's kind, or a run cannot go on from what
+            the checkpoint holds.
     """
 
     @typed
     def __init__(self, strict: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.strict = strict
+        self._left_out: Optional[dict[str, list[str]]] = None
+        self._frozen: dict[str, dict] = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Drop the towers' frozen parameters, and note the classes of text heads."""
-        frozen = _frozen_in_towers(unwrap(runner.model))
-        for entry, prefix in (('state_dict', ''), ('ema_state_dict', 'module.')):
-            for name in frozen:
-                checkpoint.get(entry, {}).pop(prefix + name, None)
-        checkpoint.setdefault('meta', {})['classes'] = _classes(unwrap(runner.model))
+        """Drop what ``weights=`` brings, and note which model this is."""
+        super().before_save_checkpoint(runner, checkpoint)
+        model = unwrap(runner.model)
+        if self._left_out is None:  # nothing that is frozen changes in training
+            self._left_out = left_out(model)
+            self._frozen = digest_frozen(model, self._left_out)
+        for tower, names in self._left_out.items():
+            for name in names:
+                name = f'{tower}.{name}' if tower else name
+                checkpoint['state_dict'].pop(name, None)
+                checkpoint.get('ema_state_dict', {}).pop(f'module.{name}', None)
+        checkpoint.setdefault('meta', {}).update(
+            classes=list_classes(model),
+            frozen=self._frozen,
+            model=describe_arguments(getattr(runner, 'cfg', {})),
+            optimizers=name_optimizers(runner),
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the model before anything is copied."""
+        name = f'checkpoint {runner._load_from or "of this run"}'
+        model = unwrap(runner.model)
+        refuse_bad_numbers(model, checkpoint, name)
+        if runner._resume:
+            refuse_other_run(runner, checkpoint, name)
+        self._left_out = None
         if not self.strict:
             return
-        if found := find_misfits(unwrap(runner.model), checkpoint):
+        if found := find_misfits(model, checkpoint, runner.cfg):
             raise ConfigError(
-                f'checkpoint {runner._load_from or "of this run"} does not fit the '
-                f'model of this config: {found}. Use the config that it was trained '
-                f'with, or, to start from what fits, '
+                f'{name} does not fit the model of this config: {found}. Use the '
+                f'config that it was trained with, or, to start from what fits, '
                 f'default_hooks.checkpoint.strict=False'
             )
-
-
-def find_misfits(model: nn.Module, checkpoint: dict) -> str:
-    """Tell in which parameters and classes a checkpoint and a model differ; '' if none.
-
-    Frozen parameters may be missing, since the towers bring them.
-    """
-    state = checkpoint.get('state_dict', checkpoint)
-    given = {
-        name.removeprefix('module.'): tuple(value.shape)
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }
-    classes, before = _classes(model), checkpoint.get('meta', {}).get('classes', {})
-    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    faults = {
-        'lacks trained parameters': [name for name in trained if name not in given],
-        'has parameters that the model does not': sorted(given.keys() - own.keys()),
-        'has other shapes': [
-            f'{name} {given[name]} instead of {own[name]}'
-            for name in own
-            if name in given and given[name] != own[name]
-        ],
-        'was trained on other classes': [
-            f'{len(before[head])} in {head} ({before[head]}) instead of '
-            f'{len(classes[head])} ({classes[head]})'
-            for head in classes
-            if before.get(head, classes[head]) != classes[head]
-        ],
-    }
-    return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
+        if lacks_identity(checkpoint):
+            runner.logger.warning(f'{name} {UNKNOWN}')
 
 
 def refuse_untrained(model: nn.Module, config: str) -> None:
@@ -121,22 +123,6 @@ def refuse_untrained(model: nn.Module, config: str) -> None:
 def unwrap(model: Any) -> Any:
     """Return the model inside a wrapper of several processes, or the model itself."""
     return model.module if is_model_wrapper(model) else model
-
-
-def _frozen_in_towers(model: nn.Module) -> list[str]:
-    return [
-        f'{prefix}.{name}' if prefix else name
-        for prefix, tower in model.named_modules()
-        if isinstance(tower, CLIPTower)
-        for name, parameter in tower.named_parameters()
-        if not parameter.requires_grad
-    ]
-
-
-def _classes(model: nn.Module) -> dict[str, list[str]]:
-    """List the classes of text heads, of which no parameter tells."""
-    modules = model.named_modules()
-    return {name: m.classes for name, m in modules if isinstance(m, CLIPTextHead)}
 
 
 @HOOKS.register_module()

@@ -1,12 +1,15 @@
 """Checkpoints that survive the death of the process that writes them."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import pickle
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Optional, Union
+from typing import IO, Optional, Union
 
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import BaseStorageBackend, LocalBackend, register_backend
@@ -19,7 +22,12 @@ from mmengine.runner import (
     save_checkpoint,
 )
 
-__all__ = ['SafeBackend', 'SafeCheckpointHook', 'SaveError']
+from mmstop.compat.checkpoints import own_name
+from mmstop.errors import ConfigError
+
+__all__ = ['SafeBackend', 'SafeCheckpointHook', 'SaveError', 'lock_folder']
+
+POINTER = 'last_checkpoint'
 
 
 class SaveError(OSError):
@@ -91,6 +99,35 @@ def _explain(path: Path, size: int, error: OSError) -> str:
     )
 
 
+def lock_folder(folder: Union[str, Path]) -> Optional[IO]:
+    """Keep other processes from training in a folder, until the file is closed.
+
+    The lock is the process's own: it ends with it, however that ends, and its data
+    workers have no part in it.
+
+    Raises:
+        ConfigError: another process has it, or the folder cannot be written.
+    """
+    path = Path(folder, 'training.lock')
+    try:
+        file = path.open('a')
+    except OSError as error:
+        raise ConfigError(
+            f'work_dir={str(folder)!r} cannot be written: {error.strerror}; name '
+            f'another with --work-dir'
+        ) from None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise ConfigError(
+                f'another training is running in work_dir={str(folder)!r}; wait for '
+                f'its end, or name another folder with --work-dir'
+            ) from None
+        # Some network file systems have no locks.
+    return file
+
+
 class SafeCheckpointHook(CheckpointHook):
     """Save such that a run killed at any moment ends as if it had not been.
 
@@ -110,9 +147,17 @@ class SafeCheckpointHook(CheckpointHook):
 
     file_backend: BaseStorageBackend
     _unvalidated: Optional[int] = None  # the step of a checkpoint still to be validated
+    _progress: Optional[dict] = None  # how far training is, for the checkpoint at hand
+    _lock: Optional[IO] = None
 
     def before_train(self, runner: Runner) -> None:
-        """Clear up after a killed run, and validate where it was killed before."""
+        """Clear up after a killed run, and validate where it was killed before.
+
+        Raises:
+            ConfigError: another training is running in the same work directory.
+        """
+        if is_main_process():
+            self._lock = lock_folder(runner.work_dir)
         super().before_train(runner)
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
         if type(self.file_backend) is LocalBackend:
@@ -134,15 +179,29 @@ class SafeCheckpointHook(CheckpointHook):
             meta = dict(epoch=runner.epoch, iter=runner.iter)
             self._save_checkpoint_with_step(runner, step, meta)
 
+    def after_train(self, runner: Runner) -> None:
+        super().after_train(runner)
+        if self._lock is not None:
+            self._lock.close()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note how far training is; ``FlexibleRunner`` counts an epoch twice."""
+        checkpoint.setdefault('meta', {}).update(self._progress or {})
+
     def _step(self, runner: Runner) -> int:
         return runner.epoch if self.by_epoch else runner.iter
 
     def _clear_up(self, runner: Runner) -> None:
-        for name in runner.message_hub.get_info('outdated_ckpts', []):
-            self.file_backend.remove(Path(self.out_dir, name))
+        """Remove what this run's own hook would have, had it not been killed."""
+        outdated = runner.message_hub.get_info('outdated_ckpts')
+        for name in outdated if isinstance(outdated, list) else []:
+            if own_name(self, name) == name:
+                self.file_backend.remove(Path(self.out_dir, name))
         for folder in (self.out_dir, runner.work_dir):
             for part in Path(folder).glob('*.part'):
-                self.file_backend.remove(part)
+                whole = re.sub(r'-[0-9a-f]{8}(\.pth)$', r'\1', part.stem)
+                if whole == POINTER or own_name(self, whole):
+                    self.file_backend.remove(part)
         self.file_backend.remove_outdated()
 
     def _owes_validation(self, runner: Runner) -> bool:
@@ -163,12 +222,18 @@ class SafeCheckpointHook(CheckpointHook):
         self._unvalidated = self._step(runner) + 1  # the loop counts after its hooks
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        self._progress = dict(epoch=runner.epoch, iter=runner.iter)
         super()._save_best_checkpoint(runner, metrics)
+        self._progress = None
         if self.save_best and isinstance(self.file_backend, SafeBackend):
             self.file_backend.remove_outdated()  # with no other checkpoint to note it
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        self._unvalidated = None
+        self._unvalidated, self._progress = None, dict(meta)
+        self._save_as(runner, step, meta)
+        self._progress = None
+
+    def _save_as(self, runner: Runner, step: int, meta: dict) -> None:
         if not isinstance(self.file_backend, SafeBackend):
             super()._save_checkpoint_with_step(runner, step, meta)
             return
@@ -190,7 +255,7 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            pointer = Path(runner.work_dir, 'last_checkpoint')
+            pointer = Path(runner.work_dir, POINTER)
             self.file_backend.put(self.last_ckpt.encode(), pointer)
             self.file_backend.remove_outdated()
 

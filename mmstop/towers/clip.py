@@ -20,7 +20,7 @@ from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 
 from .base import Tower, at_least_float32
-from .weights import build_clip, resolve_arch
+from .weights import build_clip, checksum, resolve_arch
 
 __all__ = ['CLIPText', 'CLIPTower', 'CLIPViT']
 
@@ -57,6 +57,8 @@ class CLIPTower(Tower):
         self.arch = resolve_arch(arch)
         self.source = weights or 'random'
         self._take(build_clip(self.arch, weights))
+        # A checkpoint leaves out only what is still as it was brought here.
+        self.brought = {name: checksum(p) for name, p in self.named_parameters()}
         self._freeze(trainable)
 
     def _take(self, clip: Any) -> None:

@@ -7,6 +7,7 @@ each silently costs accuracy, so here they are errors that name the remedy.
 import difflib
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Optional
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from mmstop.errors import ConfigError, MissingFileError
 
-__all__ = ['build_clip', 'resolve_arch']
+__all__ = ['as_bytes', 'build_clip', 'checksum', 'resolve_arch']
 
 ASSETS = Path(__file__).parents[1] / 'assets'
 PACKAGED = 'mmstop'  # weights='mmstop': those that come with the package
@@ -73,6 +74,16 @@ def build_clip(arch: str, weights: Optional[str]) -> nn.Module:
         _check_fits(arch, path, clip, state)
         clip.load_state_dict(state)
     return clip
+
+
+def checksum(value: Tensor) -> int:
+    """Sum up a tensor's bytes, fast and well enough to see that it was changed."""
+    return zlib.crc32(as_bytes(value))
+
+
+def as_bytes(value: Tensor) -> Any:
+    """Return the bytes of a tensor without a copy, if it lies on the CPU."""
+    return value.detach().cpu().flatten().view(torch.uint8).numpy()
 
 
 def _locate(arch: str, weights: Optional[str]) -> Optional[Path]:

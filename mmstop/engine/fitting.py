@@ -1,0 +1,230 @@
+"""Whether a checkpoint fits a model, and whether a run can go on from it."""
+
+from collections.abc import Iterator
+from numbers import Real
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+from torch import nn
+from torch.optim import Optimizer
+
+from mmstop.engine.identity import compare_arguments, compare_frozen
+from mmstop.errors import ConfigError
+from mmstop.models import CLIPTextHead
+
+__all__ = [
+    'UNKNOWN',
+    'find_misfits',
+    'lacks_identity',
+    'list_classes',
+    'name_optimizers',
+    'refuse_bad_numbers',
+    'refuse_other_run',
+]
+
+UNKNOWN = (
+    'does not say over which CLIP and with which arguments its model was trained, so '
+    'that other ones go unseen; what is saved from it will say so'
+)
+
+
+def find_misfits(model: nn.Module, checkpoint: dict, cfg: Any) -> str:
+    """Tell in what a checkpoint and a model differ; '' if in nothing.
+
+    Frozen parameters may be missing, since the towers bring them.
+
+    Args:
+        cfg: the config whose ``model`` it is.
+    """
+    given = {name: tuple(v.shape) for name, v in _tensors(checkpoint).items()}
+    meta = _meta(checkpoint)
+    classes, before = list_classes(model), meta['classes']
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    faults = {
+        'lacks trained parameters': [name for name in trained if name not in given],
+        'has parameters that the model does not': sorted(given.keys() - own.keys()),
+        'has other shapes': [
+            f'{name} {given[name]} instead of {own[name]}'
+            for name in own
+            if name in given and given[name] != own[name]
+        ],
+        'was trained on other classes': [
+            f'{len(before[head])} in {head} ({before[head]}) instead of '
+            f'{len(classes[head])} ({classes[head]})'
+            for head in classes
+            if before.get(head, classes[head]) != classes[head]
+        ],
+        'was trained over another CLIP': compare_frozen(
+            model, meta['frozen'], {*given}
+        ),
+        'was trained with other arguments': compare_arguments(cfg, meta['model']),
+    }
+    return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
+
+
+def lacks_identity(checkpoint: dict) -> bool:
+    """Tell whether a checkpoint is too old, or not ours, to know its model."""
+    return 'frozen' not in (checkpoint.get('meta') or {})
+
+
+def list_classes(model: nn.Module) -> dict[str, list[str]]:
+    """List the classes of text heads, of which no parameter tells."""
+    modules = model.named_modules()
+    return {name: m.classes for name, m in modules if isinstance(m, CLIPTextHead)}
+
+
+def _tensors(checkpoint: dict, entry: str = 'state_dict') -> dict[str, torch.Tensor]:
+    state = checkpoint.get(entry, checkpoint if entry == 'state_dict' else {})
+    return {
+        name.removeprefix('module.'): value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _meta(checkpoint: dict) -> dict[str, dict]:
+    """Return what we noted in a checkpoint, empty where it is not what we note."""
+    meta = checkpoint.get('meta') or {}
+    found = {name: meta.get(name) for name in ('classes', 'frozen', 'model')}
+    dicts: dict[str, dict] = {
+        name: value if isinstance(value, dict) else {} for name, value in found.items()
+    }
+    for head, names in list(dicts['classes'].items()):
+        if not isinstance(names, list) or not all(type(n) is str for n in names):
+            del dicts['classes'][head]
+    for tower, noted in list(dicts['frozen'].items()):
+        if not isinstance(noted, dict) or not {'weights', 'sha256'} <= noted.keys():
+            del dicts['frozen'][tower]
+    return dicts
+
+
+# --- Numbers --------------------------------------------------------------------------
+
+
+def refuse_bad_numbers(model: nn.Module, checkpoint: Any, name: str) -> None:
+    """Refuse weights that no training leaves behind.
+
+    Args:
+        checkpoint: what was read of a file.
+        name: what to call it.
+
+    Raises:
+        ConfigError: a weight that the model would take is NaN or infinite, or of
+            another kind than the model's (integers for floats, for one); or the
+            checkpoint is no dict.
+    """
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(
+            f'{name} holds a {type(checkpoint).__name__}, expected a dict of named '
+            f"tensors; save it as torch.save({{'state_dict': ...}}, path)"
+        )
+    own = model.state_dict()
+    for entry in ('state_dict', 'ema_state_dict'):
+        for key, value in _tensors(checkpoint, entry).items():
+            if key not in own or own[key].shape != value.shape:
+                continue  # it is not taken, or refused elsewhere
+            if _kind(value) != _kind(own[key]):
+                raise ConfigError(
+                    f'{name} holds {key} as {_kind(value)} ({value.dtype}), expected '
+                    f'{_kind(own[key])} ({own[key].dtype}); save it as such'
+                )
+            if not value.to(own[key].dtype).isfinite().all():
+                raise ConfigError(
+                    f'{name} holds NaN or infinite numbers in {key}; take a checkpoint '
+                    f'from before they came up'
+                )
+
+
+def _kind(value: torch.Tensor) -> str:
+    if value.layout != torch.strided or value.is_quantized:
+        return 'a sparse or quantised tensor'
+    if value.dtype == torch.bool:
+        return 'truth values'
+    if value.is_complex():
+        return 'complex numbers'
+    return 'real numbers' if value.is_floating_point() else 'integers'
+
+
+# --- Runs -----------------------------------------------------------------------------
+
+
+def refuse_other_run(runner: Runner, checkpoint: dict, name: str) -> None:
+    """Refuse to resume what a run of this config cannot go on from.
+
+    Args:
+        name: what to call the checkpoint.
+
+    Raises:
+        ConfigError: it does not say how far training had come, or another kind of
+            optimizer was at work.
+    """
+    faults = [
+        *_find_state_faults(checkpoint),
+        *_find_optimizer_faults(runner, checkpoint),
+    ]
+    if faults:
+        raise ConfigError(
+            f'{name} cannot be resumed: {"; ".join(faults)}. Use the config and the '
+            f'file of one run, or start a new run from its weights with load_from and '
+            f'resume=False'
+        )
+
+
+def _find_state_faults(checkpoint: dict) -> Iterator[str]:
+    meta, hub = (checkpoint.get(name) or {} for name in ('meta', 'message_hub'))
+    for key in ('epoch', 'iter'):
+        if type(meta.get(key)) is not int or meta[key] < 0:
+            yield f'its meta has {key}={meta.get(key)!r:.40}, expected a number'
+    if not isinstance(meta.get('seed'), (int, type(None))):
+        yield f'its meta has seed={meta["seed"]!r:.40}, expected a number'
+    for key in ('log_scalars', 'runtime_info', 'resumed_keys'):
+        if not isinstance(hub.get(key), dict):
+            yield f'its message_hub has no {key}'
+            return
+    for key, value in hub['runtime_info'].items():
+        if str(key).startswith('best_score') and not isinstance(value, Real):
+            yield f'its {key} is {value!r:.40}, expected a number'
+
+
+def name_optimizers(runner: Any) -> dict[str, str]:
+    """Name the class of each optimizer, by the key of its wrapper; '' if alone."""
+    return {key: type(o).__name__ for key, o in _optimizers(runner).items()}
+
+
+def _optimizers(runner: Any) -> dict[str, Optimizer]:
+    wrapper = getattr(runner, 'optim_wrapper', None)
+    if isinstance(wrapper, OptimWrapperDict):
+        return {key: inner.optimizer for key, inner in wrapper.items()}
+    return {'': wrapper.optimizer} if isinstance(wrapper, OptimWrapper) else {}
+
+
+def _find_optimizer_faults(runner: Runner, checkpoint: dict) -> Iterator[str]:
+    if 'optimizer' not in checkpoint:
+        return
+    saved, own = checkpoint['optimizer'], _optimizers(runner)
+    saved = saved if isinstance(saved, dict) else {}
+    noted = (checkpoint.get('meta') or {}).get('optimizers')
+    noted = noted if isinstance(noted, dict) else {}
+    if own and '' not in own and saved.keys() != own.keys():
+        yield f'it holds the optimizers {[*saved]}, this config has {[*own]}'
+        return
+    for key, optimizer in own.items():
+        state = saved if key == '' else saved[key]
+        groups = state.get('param_groups') if isinstance(state, dict) else None
+        if not groups or not all(isinstance(g, dict) for g in groups):
+            yield 'its optimizer has no parameter groups'
+            continue
+        kind = type(optimizer).__name__
+        # Versions of torch add options; another kind lacks some and has others.
+        options = {k for k in groups[0] if k != 'params' and 'initial' not in k}
+        known = optimizer.defaults.keys()
+        lacking, unknown = known - options, options - known
+        if noted.get(key, kind) != kind or (lacking and unknown):
+            was = noted.get(key, f'one with {", ".join(sorted(unknown))}')
+            yield f'its optimizer was {was}, this config has {kind}'
+        sizes = [len(group.get('params', ())) for group in groups]
+        if sizes != [len(group['params']) for group in optimizer.param_groups]:
+            yield f'its optimizer has groups of {sizes} parameters, this config others'
