@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Optional
 
 from mmengine.config import Config, DictAction
@@ -74,8 +75,20 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         _scale_lr(cfg)
     _set_precision(cfg, args.amp)
+    _check_work_dir(cfg.work_dir)
     check_config(cfg, ['train'] if cfg.get('val_cfg') is None else ['train', 'val'])
     return cfg
+
+
+def _check_work_dir(work_dir: str) -> None:
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=work_dir).close()
+    except OSError as error:
+        raise ConfigError(
+            f'work_dir={work_dir!r} cannot be written: {error.strerror}; name another '
+            f'with --work-dir'
+        ) from None
 
 
 def _set_start(cfg: Config, resume: Optional[str]) -> None:
@@ -95,6 +108,8 @@ def _set_randomness(cfg: Config, args: argparse.Namespace) -> None:
     randomness = dict(cfg.get('randomness') or {'seed': None})
     randomness.update({k: v for k, v in given.items() if v is not None})
     cfg.randomness = randomness
+    if randomness.get('deterministic'):  # cuBLAS reads it when CUDA starts
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 
 def _scale_lr(cfg: Config) -> None:

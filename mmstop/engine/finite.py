@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -37,6 +37,9 @@ class FiniteHook(Hook):
     A NaN in the inputs arrives there through the loss. The samples of the data set are
     made to keep their file names, so that the error can tell them.
 
+    Each of several optimizers (``OptimWrapperDict``) is watched by itself: one may skip
+    a step that another takes. The averaged model then waits for both.
+
     Under ``AmpOptimWrapper`` the gradients are left to the loss scaler, which tries its
     scale by them: steps that it skips count as skipped, whatever ``action`` is.
 
@@ -44,8 +47,8 @@ class FiniteHook(Hook):
         action: 'raise' stops the run; 'skip' goes on with the next batch, leaving
             parameters, optimizer and averaged model (``EMAHook``) as they were. What
             forward passes change, such as BatchNorm's statistics, is not put back.
-        max_skips: more skipped steps than this in a row stop the run. A loss scaler
-            that starts at 2**16 has come down to 1/16 after 20.
+        max_skips: more steps skipped in a row by one optimizer stop the run. A loss
+            scaler that starts at 2**16 has come down to 1/16 after 20.
 
     Raises:
         ValueError: ``action`` is unknown or ``max_skips`` negative.
@@ -61,16 +64,18 @@ class FiniteHook(Hook):
         self.action = action
         self.max_skips = max_skips
         self._batch: Any = None
-        self._seen: list[tuple[Any, Tensor]] = []  # batches and losses since a step
-        self._stepped = self._skipped = False
-        self._in_a_row = self._in_epoch = 0
+        self._skipped = False
+        self._in_epoch = 0
 
     def before_train(self, runner: Runner) -> None:
         """Step in where MMEngine has no hook: between a backward pass and its step."""
         wrapper = runner.optim_wrapper
-        _around(wrapper, 'update_params', self._note_loss)
-        _around(wrapper, 'step', partial(self._step, runner))
-        wrapper.optimizer.register_step_post_hook(self._note_step)
+        several = isinstance(wrapper, OptimWrapperDict)
+        for one in wrapper.values() if several else [wrapper]:
+            watched = Watched(one)
+            _around(one, 'update_params', partial(self._note_loss, watched))
+            _around(one, 'step', partial(self._step, runner, watched))
+            one.optimizer.register_step_post_hook(watched.note_step)
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 _around(hook, 'after_train_iter', self._unless_skipped)
@@ -92,48 +97,70 @@ class FiniteHook(Hook):
         self._batch, self._skipped = data_batch, False
 
     def _note_loss(
-        self, update_params: Callable, loss: Tensor, *args: Any, **kwargs: Any
+        self,
+        watched: 'Watched',
+        update_params: Callable,
+        loss: Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        self._seen.append((self._batch, loss.detach()))
+        watched.seen.append((self._batch, loss.detach()))
         update_params(loss, *args, **kwargs)
-
-    def _note_step(self, *args: Any) -> None:
-        self._stepped = True
 
     def _unless_skipped(self, update: Callable, *args: Any, **kwargs: Any) -> None:
         if not self._skipped:
             update(*args, **kwargs)
 
-    def _step(self, runner: Runner, step: Callable, **kwargs: Any) -> None:
-        seen, self._seen = self._seen, []
-        scales = isinstance(runner.optim_wrapper, AmpOptimWrapper)
-        groups = [] if scales else runner.optim_wrapper.optimizer.param_groups
-        grads = [p.grad for g in groups for p in g['params'] if p.grad is not None]
-        if not _all_finite([loss for _, loss in seen], grads):
+    def _step(
+        self, runner: Runner, watched: 'Watched', step: Callable, **kwargs: Any
+    ) -> None:
+        seen, watched.seen = watched.seen, []
+        if not _all_finite([loss for _, loss in seen], watched.gradients()):
             fault = _describe(runner, seen)
             if self.action == 'raise':
                 raise FloatingPointError(f'{fault}. {REMEDY}')
-            self._skip(runner, fault)
+            self._skip(runner, watched, fault)
             return
-        self._stepped = False
+        watched.stepped = False
         step(**kwargs)
-        if self._stepped:
-            self._in_a_row = 0
+        if watched.stepped:
+            watched.in_a_row = 0
         else:
-            self._skip(runner, f'{_when(runner)}: the scaled gradients are not finite')
+            fault = f'{_when(runner)}: the scaled gradients are not finite'
+            self._skip(runner, watched, fault)
 
-    def _skip(self, runner: Runner, fault: str) -> None:
+    def _skip(self, runner: Runner, watched: 'Watched', fault: str) -> None:
         self._skipped = True
-        self._in_a_row += 1
+        watched.in_a_row += 1
         self._in_epoch += 1
-        if self._in_a_row > self.max_skips:
+        if watched.in_a_row > self.max_skips:
             raise FloatingPointError(
-                f'{fault}; it is skip {self._in_a_row} in a row and '
+                f'{fault}; it is skip {watched.in_a_row} in a row and '
                 f'max_skips={self.max_skips}. {REMEDY}'
             )
         runner.logger.warning(
             f'{fault}; skipped this step, number {self._in_epoch} of the epoch'
         )
+
+
+class Watched:
+    """An optimizer and what is known of its next step."""
+
+    def __init__(self, wrapper: OptimWrapper) -> None:
+        self.wrapper = wrapper
+        self.seen: list[tuple[Any, Tensor]] = []  # batches and losses since a step
+        self.stepped = False
+        self.in_a_row = 0  # of skipped steps
+
+    def note_step(self, *args: Any) -> None:
+        self.stepped = True
+
+    def gradients(self) -> list[Tensor]:
+        """List the gradients; none where a loss scaler looks at them itself."""
+        if isinstance(self.wrapper, AmpOptimWrapper):
+            return []
+        groups = self.wrapper.optimizer.param_groups
+        return [p.grad for g in groups for p in g['params'] if p.grad is not None]
 
 
 REMEDY = (
@@ -152,7 +179,8 @@ def _around(owner: Any, name: str, outer: Callable) -> None:
 def _all_finite(losses: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
     """Tell, alike in all processes, whether all is finite in all of them."""
     norms = [get_total_norm(grads)] if grads else []
-    finite = torch.stack([*losses, *norms]).isfinite().all().int()
+    numbers = torch.stack([*losses, *norms]) if losses or norms else torch.zeros(1)
+    finite = numbers.isfinite().all().int()
     all_reduce(finite, 'min')
     return bool(finite)
 

@@ -9,7 +9,9 @@ import pickle
 import zipfile
 import zlib
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Optional
 
 import open_clip
@@ -183,6 +185,7 @@ def _check_fits(arch: str, path: Path, clip: nn.Module, state: dict) -> None:
     own = {key: tuple(value.shape) for key, value in clip.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
     if own == given:
+        _check_numbers(path, state)
         return
     differing = [
         f'{key} is {given.get(key, "missing")}, expected {own.get(key, "no such key")}'
@@ -193,6 +196,20 @@ def _check_fits(arch: str, path: Path, clip: nn.Module, state: dict) -> None:
         f'{path} does not hold the weights of {arch}: {len(differing)} entries differ, '
         f'such as: {"; ".join(differing[:2])}. {_suggest(given)}'
     )
+
+
+def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
+    for key, value in state.items():
+        if not value.is_floating_point():
+            raise ConfigError(
+                f'{path} holds {key} as {value.dtype}, expected floating-point '
+                f'numbers; save the weights in float32 or float16'
+            )
+        if not value.float().isfinite().all():
+            raise ConfigError(
+                f'{path} holds NaN or infinite numbers in {key}; download the weights '
+                f'again, or take those from before training broke'
+            )
 
 
 def _suggest(given: dict[str, tuple]) -> str:
@@ -268,8 +285,11 @@ class _Bag:
         self.__dict__.update(state)
 
 
-class _TorchScriptUnpickler(pickle.Unpickler):
-    """Rebuild an archive's tensors; classes become bags and no code is ever run."""
+class _TorchScriptUnpickler(pickle._Unpickler):  # type: ignore[misc]
+    """Rebuild an archive's tensors; classes become bags and no code is ever run.
+
+    It is Python's, since the one in C makes room for whatever memo number a file names.
+    """
 
     ALLOWED = {
         ('collections', 'OrderedDict'): OrderedDict,
@@ -283,20 +303,25 @@ class _TorchScriptUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(archive.open(f'{root}/data.pkl'))
         self._archive, self._root = archive, root
+        self._storages: dict[str, torch.UntypedStorage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith('__torch__'):
             return _Bag
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f'it asks for {module}.{name}')
-        return self.ALLOWED[module, name]
+        found = self.ALLOWED[module, name]
+        # A partial of its own: a file may set attributes of what it was given.
+        return partial(found) if isinstance(found, FunctionType) else found
 
     def persistent_load(self, pid: tuple) -> torch.storage.TypedStorage:
         _, dtype, key, _, _ = pid
-        data = bytearray(self._archive.read(f'{self._root}/data/{key}'))
-        storage = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+        if key not in self._storages:  # an archive may refer to one often
+            data = bytearray(self._archive.read(f'{self._root}/data/{key}'))
+            storage = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
+            self._storages[key] = storage
         return torch.storage.TypedStorage(
-            wrap_storage=storage, dtype=dtype, _internal=True
+            wrap_storage=self._storages[key], dtype=dtype, _internal=True
         )
 
 
@@ -307,7 +332,16 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     """
     with zipfile.ZipFile(path) as archive:
         root = archive.namelist()[0].split('/')[0]
+        _check_sizes(archive, path.stat().st_size)
         return dict(_tensors(_TorchScriptUnpickler(archive, root).load(), ''))
+
+
+def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse data that would unfold to more than the file is; code is not read."""
+    records = [r for r in archive.infolist() if '/code/' not in r.filename]
+    unfolded = sum(record.file_size for record in records)
+    if unfolded > size:
+        raise pickle.UnpicklingError(f'its {size:,} bytes unfold to {unfolded:,}')
 
 
 def _tensors(bag: _Bag, prefix: str) -> list[tuple[str, Tensor]]:
