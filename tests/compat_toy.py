@@ -5,6 +5,7 @@ import os
 import sys
 import uuid
 from pathlib import Path
+from typing import Optional
 from unittest import mock
 
 import numpy as np
@@ -50,8 +51,19 @@ class ToyData(torch.utils.data.Dataset):
         }
 
 
-def train(work_dir: Path, epochs: int, **kwargs: object) -> Runner:
-    """Train the toy on batches of 8, over however many processes there are."""
+def train(
+    work_dir: Path,
+    epochs: int,
+    hook: object = 'CheckpointHook',
+    options: Optional[dict] = None,
+    **kwargs: object,
+) -> Runner:
+    """Train the toy on batches of 8, over however many processes there are.
+
+    Args:
+        hook: which one saves, every epoch and the best.
+        options: of that hook.
+    """
     world = int(os.environ.get('WORLD_SIZE', 1))
     loader = dict(
         dataset=ToyData(),
@@ -76,7 +88,7 @@ def train(work_dir: Path, epochs: int, **kwargs: object) -> Runner:
         ],
         default_hooks=dict(
             checkpoint=dict(
-                type='CheckpointHook', interval=1, save_best='error', rule='less'
+                type=hook, interval=1, save_best='error', rule='less', **options or {}
             )
         ),
         **kwargs,

@@ -122,6 +122,23 @@ def test_checkpoint_of_other_classes(config, tmp_path, capfd):
     assert test_tool.main([str(argument) for argument in arguments]) == 0
 
 
+def test_a_folder_that_cannot_be_written(config, capfd):
+    message = "work_dir='/proc/none' cannot be written: .*; name another with --work-d"
+    assert_one_line(train_tool, [config, '--work-dir', '/proc/none'], message, capfd)
+
+
+def test_deterministic_is_set_before_cuda_starts(config, tmp_path, monkeypatch):
+    name, arguments = 'CUBLAS_WORKSPACE_CONFIG', [str(config), '--work-dir']
+    monkeypatch.setenv(name, '')  # to be restored
+    monkeypatch.delenv(name)
+    arguments.append(str(tmp_path))
+    train_tool.read_config(train_tool.parse_args(arguments))
+    assert name not in os.environ
+    train_tool.read_config(train_tool.parse_args([*arguments, '--deterministic']))
+    assert os.environ[name] == ':4096:8'
+    assert not torch.cuda.is_initialized()
+
+
 STOP = dict(type='STOPCLIPViT')
 VIT = dict(type='CLIPViT', arch='ViT-B-32', weights=None)
 HEAD = dict(type='CLIPTextHead', text=dict(VIT, type='CLIPText'))

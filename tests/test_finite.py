@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import Runner
 from poison import BANK, ChangeLog
@@ -199,6 +201,66 @@ def test_two_processes_decide_alike(action, data, tmp_path):
     else:
         assert result.returncode == 0, result.stderr
         assert '1 steps of this epoch were skipped' in result.stdout
+
+
+class Two(BaseModel):
+    """Two parts with an optimizer each; one loss is infinite in some steps."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.parts = torch.nn.ModuleDict({n: torch.nn.Linear(2, 1) for n in 'ab'})
+        self.calls, self.call, self.changed = calls, 0, []
+
+    def forward(self, x, mode='tensor'):
+        return x
+
+    def train_step(self, data, optim_wrapper):
+        before = {name: part.weight.clone() for name, part in self.parts.items()}
+        for name, part in self.parts.items():
+            loss = part(data['x']).square().mean()
+            spoilt = name == 'b' and self.call in self.calls
+            optim_wrapper[name].update_params(loss + torch.inf if spoilt else loss)
+        self.call += 1
+        self.changed.append(
+            [n for n in 'ab' if not torch.equal(before[n], self.parts[n].weight)]
+        )
+        return {}
+
+
+@pytest.mark.parametrize(
+    'calls, finite, message',
+    [
+        ([1], dict(action='skip'), None),
+        ([1], dict(action='raise'), 'iteration 2: the loss is inf'),
+        ([1, 2], dict(action='skip', max_skips=1), 'skip 2 in a row'),
+    ],
+)
+def test_several_optimizers_are_watched_apart(calls, finite, message, tmp_path):
+    model = Two(calls)
+    wrappers = {
+        name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.1))
+        for name, part in model.parts.items()
+    }
+    runner = Runner(
+        model,
+        str(tmp_path),
+        train_dataloader=dict(
+            dataset=[dict(x=torch.ones(2))] * 4,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            batch_size=1,
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=OptimWrapperDict(**wrappers),
+        custom_hooks=[dict(type='FiniteHook', **finite)],
+        experiment_name=str(tmp_path),
+    )
+    if message is None:
+        runner.train()
+        assert model.changed == [['a', 'b'], ['a'], ['a', 'b'], ['a', 'b']]
+        return
+    with pytest.raises(FloatingPointError, match=message):
+        runner.train()
 
 
 def test_arguments():

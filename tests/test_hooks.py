@@ -1,9 +1,12 @@
 """What a checkpoint holds, what loading refuses, and epochs that repeat."""
 
 import errno
+import fcntl
+import multiprocessing
 import os
 import random
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,13 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from tiny import TEXT, VIT, wild
 
 from mmstop.compat.reader import read
 from mmstop.engine import ReseedHook, TrainableCheckpointHook, seed_worker
-from mmstop.engine.saving import SaveError
+from mmstop.engine.saving import SaveError, lock_folder
+from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
 
 
@@ -275,3 +279,87 @@ def test_one_line_says_what_trains(tmp_path):
     total = sum(p.numel() for p in runner.model.parameters())
     assert f'{trained:,} of {total:,} parameters train (' in log
     assert 'CLIPViT ViT-tiny with weights random' in log
+
+
+# --- Runs that are not to be ----------------------------------------------------------
+
+
+def hold(folder, pipe):
+    """Hold the lock of a folder, with a data worker beside that outlives this."""
+    lock = lock_folder(folder)
+    worker = multiprocessing.get_context('fork').Process(target=signal.pause)
+    worker.start()
+    pipe.send(worker.pid)
+    signal.pause()
+    lock.close()
+
+
+def test_a_second_training_in_a_folder_is_refused(tmp_path):
+    here, there = multiprocessing.Pipe()
+    first = multiprocessing.get_context('fork').Process(
+        target=hold, args=(tmp_path, there)
+    )
+    first.start()
+    worker = here.recv()
+    message = rf"another training is running in work_dir='{tmp_path}'; .*--work-dir"
+    try:
+        with pytest.raises(ConfigError, match=message):
+            run(tmp_path).train()
+        assert not list(tmp_path.glob('*.pth'))
+        first.kill()
+        first.join()
+        os.kill(worker, 0)  # it is still there
+        lock_folder(tmp_path).close()
+    finally:
+        first.kill()
+        os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_file_systems_without_locks_do(number, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, 'lockf', refuse)
+    lock_folder(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    with pytest.raises(ConfigError, match="work_dir='/proc' cannot be written: "):
+        lock_folder('/proc')
+
+
+def test_flexible_runner_resumes_where_it_was(tmp_path):
+    def flexible(epochs, resume=False):
+        loader = dict(
+            batch_size=2,
+            dataset=[dict(inputs=video) for video in wild(4, 3)],
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        )
+        hook = dict(type='TrainableCheckpointHook', interval=1, save_best='acc_up')
+        return FlexibleRunner(
+            Model(),
+            work_dir=str(tmp_path),
+            train_dataloader=loader,
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            val_dataloader=loader,
+            val_cfg=dict(),
+            val_evaluator=Evaluator(Scores()),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2)),
+            default_hooks=dict(checkpoint=dict(hook, rule='greater')),
+            resume=resume,
+            experiment_name=f'{tmp_path} {epochs}',
+        )
+
+    flexible(1).train()
+    meta = {path.name: load(path)['meta'] for path in tmp_path.glob('*.pth')}
+    assert {name: (m['epoch'], m['iter']) for name, m in meta.items()} == {
+        'epoch_1.pth': (1, 2),
+        'best_acc_up_epoch_1.pth': (1, 2),
+    }
+    longer = flexible(2, resume=True)
+    before = {name: v.clone() for name, v in longer.model.state_dict().items()}
+    longer.train()
+    assert (longer.epoch, longer.iter) == (2, 4)
+    after = longer.model.state_dict()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
