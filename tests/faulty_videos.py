@@ -52,13 +52,13 @@ def write_bad_videos(folder: Path) -> dict[str, str]:
     return {
         'missing.mp4': 'there is no such file',
         'empty.mp4': 'the file is empty',
-        'page.mp4': 'decord finds no video in it',
+        'page.mp4': 'it is no video, it starts with',
         'folder.mp4': 'it is a folder',
         'cut.mp4': r'cut short, [\d,]+ bytes are missing',
         'zero_frames.mp4': 'decord finds no video in it',
         'damaged.mp4': 'Error sending packet',
         'cut.avi': r'cut short, [\d,]+ bytes are missing',
-        'audio.mp4': 'decord finds no video in it',
+        'audio.mp4': 'it is no video, it starts with',
     }
 
 

@@ -78,7 +78,7 @@ def desk(clip, folder):
 
 def test_answers_as_the_model_does_to_many_at_once(clip, desk, folder):
     video = str(folder / 'videos' / 'red_circle.mp4')
-    _, item, _ = VideoReader(*clip.pipelines, [video])[0]
+    item = VideoReader(*clip.pipelines, [video])(0)
     drawn = to_image(plot_trace(trace_video(clip.model, item)))
     with ThreadPoolExecutor(4) as visitors:
         hits = [visitors.submit(desk.search, f'a {kind}', 3) for kind in KINDS]

@@ -4,17 +4,18 @@ import glob
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
 from mmengine.dataset import Compose
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mmstop.datasets import CheckedDecordInit
-from mmstop.datasets.videos import explain
+from mmstop.datasets import CheckedDecordInit, VideoError
+from mmstop.datasets.containers import check_file
+from mmstop.datasets.sandbox import Outcome, try_all
 
 __all__ = [
     'DECODERS',
@@ -25,6 +26,7 @@ __all__ = [
     'list_inputs',
     'list_videos',
     'read_batches',
+    'read_videos',
     'report',
     'use_decoder',
     'warn',
@@ -131,8 +133,8 @@ def _kind(step: dict) -> str:
     return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
 
 
-class VideoReader(Dataset):
-    """Read videos one by one; what cannot be read gives its reason instead.
+class VideoReader:
+    """Read videos one by one, each by its number.
 
     Args:
         file_pipeline: transforms for files.
@@ -153,23 +155,29 @@ class VideoReader(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, i: int) -> tuple[int, Any, Optional[str]]:
-        """Return the number of a video and what the pipeline made of it, or why not."""
+    def __call__(self, i: int) -> Any:
+        """Return what the pipeline makes of a video.
+
+        Raises:
+            Exception: of many classes, whatever is wrong with the video.
+        """
         # What a data set would give; text is for the pipelines of retrieval.
         results: dict[str, Any] = dict(label=-1, start_index=0, modality='RGB', text='')
         video = self.videos[i]
-        try:
-            if isinstance(video, str):
-                return i, self.file_pipeline(dict(results, filename=video)), None
-            results.update(array=video, total_frames=len(video))
-            return i, self.array_pipeline(results), None
-        except Exception as error:  # every decoder has exceptions of its own
-            return i, None, explain(error)
+        if isinstance(video, str):
+            try:
+                check_file(video)
+            except ValueError as error:
+                raise VideoError(str(error)) from None
+            return self.file_pipeline(dict(results, filename=video))
+        results.update(array=video, total_frames=len(video))
+        return self.array_pipeline(results)
 
 
 def _as_input(video: Video) -> Union[str, np.ndarray]:
     if isinstance(video, (str, os.PathLike)):
-        return os.fspath(video)
+        # FFmpeg takes what stands before a colon in a relative path for a protocol.
+        return os.path.abspath(video)
     frames = video.cpu().numpy() if isinstance(video, Tensor) else np.asarray(video)
     if frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
         raise ValueError(
@@ -180,16 +188,39 @@ def _as_input(video: Video) -> Union[str, np.ndarray]:
     return frames
 
 
+def read_videos(
+    reader: VideoReader, num_workers: int = 1, ahead: int = 0
+) -> Iterator[Outcome]:
+    """Read videos in other processes, which a decoder may kill, and yield them in order.
+
+    Args:
+        num_workers: how many processes; 0 is one, too.
+        ahead: how many videos are read before they are asked for.
+
+    Raises:
+        ValueError: ``num_workers`` is negative.
+    """
+    if num_workers < 0:
+        raise ValueError(f'num_workers={num_workers}, expected at least 0')
+    return try_all(reader, range(len(reader)), max(1, num_workers), ahead=ahead)
+
+
 def read_batches(
     reader: VideoReader, batch_size: int, num_workers: int, progress: bool
 ) -> Iterator[list[tuple[int, Any, Optional[str]]]]:
-    """Read videos batch by batch, with a bar on stderr where that is a terminal."""
-    loader = DataLoader(reader, batch_size, num_workers=num_workers, collate_fn=list)
+    """Read videos batch by batch, with a bar on stderr where that is a terminal.
+
+    While one batch is used the next is read.
+
+    Yields:
+        for each video its number, what the pipeline made of it, and why not.
+    """
+    outcomes = enumerate(read_videos(reader, num_workers, ahead=batch_size))
     hidden = None if progress else True  # None: where stderr is no terminal
     with tqdm(total=len(reader), unit='video', disable=hidden) as bar:
-        for items in loader:
-            yield items
-            bar.update(len(items))
+        while batch := list(islice(outcomes, batch_size)):
+            yield [(i, *outcome) for i, outcome in batch]
+            bar.update(len(batch))
 
 
 def list_inputs(videos: Videos) -> list[Video]:

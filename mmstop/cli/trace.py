@@ -15,7 +15,7 @@ from pathlib import Path
 from mmengine.device import get_device
 
 from mmstop.apis.building import build_model, fill_in, reading_pipelines
-from mmstop.apis.reading import VideoReader
+from mmstop.apis.reading import VideoReader, read_videos
 from mmstop.cli.common import add_cfg_options, read_config, report_unread
 from mmstop.engine.checks import ConfigError
 from mmstop.visualization import plot_trace, trace_video, write_trace_video
@@ -52,10 +52,9 @@ def run(args: argparse.Namespace) -> None:
     fill_in(model, args.checkpoint, cfg)
     model.to(get_device()).eval()
     reader = VideoReader(*reading_pipelines(cfg), args.videos)
-    for i, name in enumerate(names):
-        _, item, error = reader[i]
+    for video, name, (item, error) in zip(args.videos, names, read_videos(reader)):
         if error is not None:
-            report_unread({args.videos[i]: error})
+            report_unread({video: error})
             continue
         trace = trace_video(model, item)
         plot_trace(trace, name).savefig(out / f'{name}.png')

@@ -1,18 +1,99 @@
-"""Find out from a video file's own headers whether its end is missing.
+"""Find out from a video file's first bytes what it is and whether its end is missing.
+
+FFmpeg chooses a format by content, whatever the name: a text file called ``v.mp4`` that
+holds an HLS or concat list opens the files that it names. So only what starts as a
+container does is handed to a decoder.
 
 A copy that was broken off still opens: decord reads an AVI, Matroska or WebM file as a
 shorter video, and its reader of files in memory crashes on such an AVI.
 """
 
+import os
+import stat
 import struct
 from typing import BinaryIO
 
-__all__ = ['missing_bytes']
+__all__ = ['FFMPEG_FORMATS', 'check_container', 'check_file', 'missing_bytes']
 
-# Boxes of an MP4 or QuickTime file that hold its index and its frames.
+# FFmpeg's names of what check_container lets through, for its 'format_whitelist'.
+FFMPEG_FORMATS = (
+    'asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,ogg,rm'
+)
+STARTS = (
+    b'\x00\x00\x00\x01',  # H.264 and HEVC as they are transmitted (Annex B)
+    b'\x00\x00\x01',  # the same, and MPEG-1, -2 and -4, as programs or bare
+    b'\x06\x0e\x2b\x34',  # MXF
+    b'\x1a\x45\xdf\xa3',  # Matroska and WebM
+    b'\x1f\x07\x00',  # DV
+    b'\x30\x26\xb2\x75\x8e\x66\xcf\x11',  # ASF: WMV
+    b'.RMF',  # RealMedia
+    b'DKIF',  # IVF
+    b'FLV\x01',
+    b'GIF87a',
+    b'GIF89a',
+    b'OggS',
+)
+RIFF = (b'AVI ', b'AVIX', b'AMV ', b'CDXA')  # kinds of RIFF files with pictures
+PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes of an MPEG transport stream's, and
+SYNC = 0x47  # where in each this stands
+
+# Boxes of an MP4 or QuickTime file that hold its index and its frames, and others that
+# it may start with.
 ESSENTIAL = (b'mdat', b'moof', b'moov')
+FIRST = (b'ftyp', b'styp', b'free', b'skip', b'wide', b'pnot', b'sidx', b'uuid')
 
 EBML, SEGMENT = 0x1A45DFA3, 0x18538067  # element IDs of Matroska and WebM
+
+
+def check_file(path: str) -> None:
+    """Check a file on a disk before a decoder is given it.
+
+    Raises:
+        ValueError: it is missing, no file, or :func:`check_container` refuses it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise ValueError('there is no such file') from None
+    if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+        raise ValueError(f'it is a {"folder" if stat.S_ISDIR(mode) else "device"}')
+    with open(path, 'rb') as file:
+        check_container(file)
+
+
+def check_container(file: BinaryIO) -> None:
+    """Check that a file starts as a video does and is whole.
+
+    Args:
+        file: seekable; its position is changed.
+
+    Raises:
+        ValueError: it is empty, cut short or no video; the text says which.
+    """
+    file.seek(0)
+    start = file.read(3 * max(size for size, _ in PACKETS))
+    if not start:
+        raise ValueError('the file is empty')
+    if not _starts_as_video(start):
+        raise ValueError(
+            f'it is no video, it starts with {start[:16]!r}. Expected a container such '
+            f'as MP4, Matroska or AVI; lists of other files are not followed'
+        )
+    if missing := missing_bytes(file):
+        raise ValueError(f'the file is cut short, {missing:,} bytes are missing')
+
+
+def _starts_as_video(start: bytes) -> bool:
+    if start[:4] == b'RIFF':
+        return start[8:12] in RIFF
+    return (
+        start.startswith(STARTS)
+        or start[4:8] in (*ESSENTIAL, *FIRST)
+        or any(
+            len(syncs := start[place::size][:3]) and set(syncs) == {SYNC}
+            for size, place in PACKETS
+        )
+    )
 
 
 def missing_bytes(file: BinaryIO) -> int:
@@ -31,7 +112,7 @@ def missing_bytes(file: BinaryIO) -> int:
         end = _riff_end(file, size)
     elif start[:4] == EBML.to_bytes(4, 'big'):
         end = _matroska_end(file)
-    elif start[4:8] in (b'ftyp', *ESSENTIAL):
+    elif start[4:8] in (*ESSENTIAL, *FIRST):
         end = _mp4_end(file, size)
     else:
         return 0
@@ -54,7 +135,10 @@ def _riff_end(file: BinaryIO, size: int) -> int:
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
-    """Return where the last essential box ends; what follows may be anything."""
+    """Return where the last essential box ends; what follows may be anything.
+
+    The first box is essential too: a text may look like one, but of an absurd length.
+    """
     position = end = 0
     while position < size:
         file.seek(position)
@@ -67,7 +151,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
         if length < 8:  # 0 is 'to the end of the file', others are no box
             break
         position += length
-        if kind in ESSENTIAL:
+        if kind in ESSENTIAL or not end:
             end = position
     return end
 

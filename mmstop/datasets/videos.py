@@ -1,10 +1,12 @@
 """Open video files with decord, refusing what is damaged."""
 
 import io
+import os
 import re
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, Union
 
 import decord
 import numpy as np
@@ -14,7 +16,7 @@ from mmengine.fileio import get
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import TRANSFORMS
 
-from .containers import missing_bytes
+from .containers import check_container, check_file
 
 __all__ = ['CheckedDecordInit', 'VideoError', 'check_video', 'explain', 'with_suffix']
 
@@ -60,13 +62,15 @@ class CheckedDecordInit(DecordInit):
         if self.io_backend == 'disk':
             return open_video(filename, self.num_threads, self.max_stale)
         content = get(filename, dict(backend=self.io_backend, **self.kwargs))
-        _check_length(io.BytesIO(content))
+        with _as_video_error():
+            check_container(io.BytesIO(content))
         return _read(io.BytesIO(content), self.num_threads, self.max_stale)
 
 
 def with_suffix(filename: str) -> str:
     """Add the '.mp4' that MMAction2 lets annotation files leave out."""
-    return filename if Path(filename).suffix else f'{filename}.mp4'
+    whole = Path(filename).suffix or os.path.exists(filename)
+    return filename if whole else f'{filename}.mp4'
 
 
 def open_video(
@@ -77,22 +81,18 @@ def open_video(
     Raises:
         VideoError: it is missing, no file, empty, cut short or no video.
     """
+    with _as_video_error():
+        check_file(filename)
+    # FFmpeg takes what stands before a colon in a relative path for a protocol.
+    return _read(os.path.abspath(filename), num_threads, max_stale)
+
+
+@contextmanager
+def _as_video_error() -> Iterator[None]:
     try:
-        mode = Path(filename).stat().st_mode
-    except FileNotFoundError:
-        raise VideoError('there is no such file') from None
-    if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
-        raise VideoError(f'it is a {"folder" if stat.S_ISDIR(mode) else "device"}')
-    with open(filename, 'rb') as file:
-        _check_length(file)
-    return _read(filename, num_threads, max_stale)
-
-
-def _check_length(file: BinaryIO) -> None:
-    if file.seek(0, 2) == 0:
-        raise VideoError('the file is empty')
-    if missing := missing_bytes(file):
-        raise VideoError(f'the file is cut short, {missing:,} bytes are missing')
+        yield
+    except ValueError as error:
+        raise VideoError(str(error)) from None
 
 
 def _read(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, Union
 import numpy as np
 
 from mmstop.apis import Hit, Prediction, VideoCLIP, VideoIndex
-from mmstop.apis.reading import VideoReader
+from mmstop.apis.reading import VideoReader, read_videos
 from mmstop.methods import STOPCLIPViT
 from mmstop.visualization import plot_trace, to_image, trace_video
 
@@ -118,7 +118,7 @@ class Desk:
         return self._wait_for(self._trace, path)
 
     def _trace(self, path: str) -> np.ndarray:
-        _, item, error = VideoReader(*self.clip.pipelines, [path])[0]
+        ((item, error),) = read_videos(VideoReader(*self.clip.pipelines, [path]))
         if error is not None:
             raise ValueError(f'the video cannot be read: {error}')
         return to_image(plot_trace(trace_video(self.clip.model, item)))
