@@ -191,7 +191,7 @@ def _as_input(video: Video) -> Union[str, np.ndarray]:
 def read_videos(
     reader: VideoReader, num_workers: int = 1, ahead: int = 0
 ) -> Iterator[Outcome]:
-    """Read videos in other processes, which a decoder may kill, and yield them in order.
+    """Read videos, in order, in processes that a decoder may kill.
 
     Args:
         num_workers: how many processes; 0 is one, too.
