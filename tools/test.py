@@ -12,6 +12,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
+from mmstop.datasets import VideoError
+from mmstop.datasets.workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.engine.ending import end_process_group
 from mmstop.engine.hooks import refuse_untrained
@@ -94,10 +96,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         if cfg.load_from is None:
             refuse_untrained(runner.model, args.config)
-        runner.test()
+        with plain_worker_errors():
+            runner.test()
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
+    except VideoError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     del runner
     end_process_group()
     return 0

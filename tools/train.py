@@ -14,6 +14,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
+from mmstop.datasets import VideoError
+from mmstop.datasets.workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.engine.ending import end_process_group
 from mmstop.engine.saving import SaveError
@@ -145,11 +147,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         cfg = read_config(args)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        runner.train()
+        with plain_worker_errors():
+            runner.train()
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    except SaveError as error:
+    except (SaveError, VideoError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     del runner

@@ -5,6 +5,7 @@ those that do not count, so the number of frames is fixed, and the time does not
 on the video.
 """
 
+import io
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,12 +96,26 @@ def _text_tower(model: Any) -> Optional[CLIPText]:
 
 @torch.no_grad()
 def _export(tower: nn.Module, name: str, example: Tensor, path: Path) -> None:
-    """Write one tower, with the first axis of ``example`` free."""
+    """Write one tower, with the first axis of ``example`` free.
+
+    The file appears only when whole.
+    """
     batch = torch.export.Dim('batch', min=1)
     program = torch.export.export(tower, (example,), dynamic_shapes=({0: batch},))
-    if path.suffix == '.pt2':
-        torch.export.save(program, path)
-        return
+    part = path.with_name(f'{path.stem}.part{path.suffix}')
+    try:
+        if path.suffix == '.pt2':
+            # On a full disk PyTorch's own writing ends the process.
+            torch.export.save(program, content := io.BytesIO())
+            part.write_bytes(content.getbuffer())
+        else:
+            _export_onnx(program, name, batch, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _export_onnx(program: Any, name: str, batch: Any, path: Path) -> None:
     torch.onnx.export(
         program,
         (),

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mmstop.datasets import CheckedDecordInit, VideoError
 from mmstop.datasets.containers import check_file
 from mmstop.datasets.sandbox import Outcome, try_all
+from mmstop.text import printable
 
 __all__ = [
     'DECODERS',
@@ -214,7 +215,12 @@ def read_batches(
 
     Yields:
         for each video its number, what the pipeline made of it, and why not.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1, or ``num_workers`` negative.
     """
+    if batch_size < 1:
+        raise ValueError(f'batch_size={batch_size}, expected at least 1')
     outcomes = enumerate(read_videos(reader, num_workers, ahead=batch_size))
     hidden = None if progress else True  # None: where stderr is no terminal
     with tqdm(total=len(reader), unit='video', disable=hidden) as bar:
@@ -245,4 +251,5 @@ def report(videos: Sequence[Video], errors: dict[int, str], on_error: OnError) -
 
 def warn(video: str, reason: str) -> None:
     """Warn that a video cannot be read."""
-    warnings.warn(f'{video} cannot be read: {reason}', stacklevel=4)  # the caller's
+    text = printable(f'{video} cannot be read: {reason}')
+    warnings.warn(text, stacklevel=4)  # the caller's

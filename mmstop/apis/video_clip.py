@@ -17,6 +17,7 @@ from mmstop.datasets import CaptionTokenize
 from mmstop.datasets.classes import load_classes
 from mmstop.engine.checks import check_config, load_config
 from mmstop.models import CLIPTextHead
+from mmstop.models.head import write_sentences
 
 from .building import (
     build_model,
@@ -160,7 +161,7 @@ class VideoCLIP:
         self,
         videos: Videos,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int = 1,
         progress: bool = False,
         on_error: OnError = warn,
     ) -> np.ndarray:
@@ -172,7 +173,7 @@ class VideoCLIP:
         Args:
             videos: sources, as the class describes them.
             batch_size: videos at a time.
-            num_workers: processes that read ahead.
+            num_workers: processes that read ahead; 0 is one, too.
             progress: show a bar on stderr, if that is a terminal.
             on_error: called for each video that cannot be read; a warning by default.
 
@@ -211,7 +212,7 @@ class VideoCLIP:
         topk: int = 5,
         template: Optional[str] = None,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int = 1,
         progress: bool = False,
         on_error: OnError = warn,
     ) -> list[list[Prediction]]:
@@ -229,9 +230,11 @@ class VideoCLIP:
                 :meth:`encode_video`.
 
         Raises:
-            ValueError: there are no labels, or the template has no ``{}``.
+            ValueError: there are no labels, the template has not one ``{}``, or
+                ``topk`` is less than 1.
             FileNotFoundError: a source gives no file, or there is no list of labels.
         """
+        _check_topk(topk)
         listed = list_inputs(videos)
         names, sentences = self._prompts(labels, template)
         text = torch.from_numpy(self.encode_text(sentences))
@@ -263,8 +266,9 @@ class VideoCLIP:
 
         Raises:
             FileNotFoundError: there is no such index.
-            ValueError: another model made the index.
+            ValueError: another model made the index, or ``topk`` is less than 1.
         """
+        _check_topk(topk)
         if not isinstance(index, VideoIndex):
             with VideoIndex(index) as opened:
                 return self.search(query, opened, topk, exact)
@@ -275,7 +279,7 @@ class VideoCLIP:
         self,
         videos: Sequence[Video],
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int = 1,
         progress: bool = False,
     ) -> Iterator[Batch]:
         """Embed files and arrays batch by batch; nothing is expanded or warned of."""
@@ -298,9 +302,7 @@ class VideoCLIP:
             raise ValueError('labels is empty; give at least one')
         if template is None:
             template = TEMPLATE if head is None else head.template
-        if '{}' not in template:
-            raise ValueError(f"template={template!r} has no '{{}}' for the label")
-        return names, [template.format(name) for name in names]
+        return names, write_sentences(template, names)
 
     @torch.no_grad()
     def _score(self, clips: Tensor, text: Tensor) -> Tensor:
@@ -329,3 +331,8 @@ class VideoCLIP:
             if isinstance(step, CaptionTokenize):
                 return step({'text': texts})['text']
         return self.text.tokenize(texts)
+
+
+def _check_topk(topk: int) -> None:
+    if topk < 1:
+        raise ValueError(f'topk={topk}, expected at least 1')

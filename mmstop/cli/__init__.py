@@ -15,6 +15,7 @@ from typing import Optional
 from mmengine.logging import MMLogger
 
 from mmstop.compat import CheckpointError
+from mmstop.text import one_line
 
 __all__ = ['COMMANDS', 'USER_ERRORS', 'main']
 
@@ -38,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         args.run(args)
     except USER_ERRORS as error:
-        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+        print(f'error: {one_line(error)}', file=sys.stderr)
         return 2
     return 0
 

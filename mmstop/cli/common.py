@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 from mmstop.apis import VideoCLIP
 from mmstop.apis.reading import DECODERS
 from mmstop.engine.checks import check_config, load_config
+from mmstop.text import printable
 
 __all__ = [
     'add_cfg_options',
@@ -62,8 +63,8 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add('--batch-size', type=count, default=8, help='videos at a time (%(default)s)')
     add(
         '--num-workers',
-        type=int,
-        default=0,
+        type=count,
+        default=1,
         help='processes that read ahead (%(default)s)',
     )
 
@@ -116,8 +117,9 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows with their columns one below the other."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown)]
+    for row in shown:
         cells = (cell.ljust(width) for cell, width in zip(row, widths))
         print('  '.join(cells).rstrip())
 
@@ -125,4 +127,4 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def report_unread(errors: dict[str, str]) -> None:
     """Say on stderr which videos could not be read, and why."""
     for path, reason in errors.items():
-        print(f'{path} cannot be read: {reason}', file=sys.stderr)
+        print(printable(f'{path} cannot be read: {reason}'), file=sys.stderr)

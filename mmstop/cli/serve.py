@@ -24,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('index', help='what mmstop embed wrote')
     add('--host', default='127.0.0.1', help='address to listen on (%(default)s)')
     add('--port', type=count, default=8501, help='(%(default)s)')
+    add(
+        '--allow-host',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='names by which browsers may call the page, besides those of this '
+        "machine: a proxy's, or *.example.com; calls by others are refused",
+    )
     add_model_arguments(parser)
 
 
@@ -42,4 +50,4 @@ def run(args: argparse.Namespace) -> None:
     from mmstop.serving import Desk, serve
 
     VideoIndex(args.index).close()  # before the model is loaded, which takes long
-    serve(Desk(load_model(args), args.index), args.host, args.port)
+    serve(Desk(load_model(args), args.index), args.host, args.port, args.allow_host)

@@ -18,6 +18,7 @@ from mmstop.apis.building import build_model, fill_in, reading_pipelines
 from mmstop.apis.reading import VideoReader, read_videos
 from mmstop.cli.common import add_cfg_options, read_config, report_unread
 from mmstop.engine.checks import ConfigError
+from mmstop.text import printable
 from mmstop.visualization import plot_trace, trace_video, write_trace_video
 
 
@@ -59,4 +60,4 @@ def run(args: argparse.Namespace) -> None:
         trace = trace_video(model, item)
         plot_trace(trace, name).savefig(out / f'{name}.png')
         write_trace_video(out / f'{name}.mp4', trace)
-        print(f'{out / name}.png, {out / name}.mp4')
+        print(printable(f'{out / name}.png, {out / name}.mp4'))

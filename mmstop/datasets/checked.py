@@ -15,9 +15,11 @@ from torch.utils.data import get_worker_info
 
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import DATASETS
+from mmstop.text import printable
 
 from .labels import load_labels
 from .videos import VideoError, explain
+from .workers import noted
 
 __all__ = ['CheckedDataset', 'CheckedVideoDataset']
 
@@ -79,11 +81,11 @@ class CheckedDataset(BaseActionDataset):
         for i in range(idx, idx + len(self)):
             info = self.get_data_info(i % len(self))
             name = info['filename']
-            video = f'{name} ({self.entry(info)} of {self.ann_file})'
+            video = printable(f'{name} ({self.entry(info)} of {self.ann_file})')
             if name in lost:
                 continue
             try:
-                with _time_limit(self.timeout, video):
+                with noted(video), _time_limit(self.timeout, video):
                     item = self.pipeline(info)
                 if item is None:
                     raise VideoError('the pipeline gave nothing for it')

@@ -124,7 +124,7 @@ def check_video(filename: str, full: bool) -> None:
     Raises:
         Exception: of many classes, whatever is wrong; :func:`explain` puts it in words.
     """
-    filename = with_suffix(filename)
+    filename = os.path.abspath(with_suffix(filename))
     reader = open_video(filename)
     if full:
         for start in range(0, len(reader), CHUNK):

@@ -18,7 +18,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, MissingFileError, typed
 from mmstop.registry import METRICS
 
 __all__ = ['VideoTextRetrieval', 'exact_ranks', 'ranks']
@@ -105,7 +105,7 @@ class VideoTextRetrieval(BaseMetric):
             features.write(self.features_out)
         bank = self.bank
         if bank is not None and bank.video.shape[1] != video.shape[1]:
-            raise ValueError(
+            raise ConfigError(
                 f'the query bank has features of width {bank.video.shape[1]}, this '
                 f'model of {video.shape[1]}; write the bank with this model'
             )
@@ -179,7 +179,7 @@ class Features(NamedTuple):
     def read(cls, path: str) -> 'Features':
         """Read a query bank."""
         if not Path(path).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'query_bank={path!r}: there is no such file; test on the training '
                 f'split with features_out={path!r} to write it'
             )
@@ -189,7 +189,7 @@ class Features(NamedTuple):
                     torch.from_numpy(bank[key]) for key in ('video', 'text', 'owner')
                 )
         except Exception as error:  # zip's, NumPy's and KeyError, all mean the same
-            raise ValueError(
+            raise ConfigError(
                 f'query_bank={path!r} is not what features_out writes ({error})'
             ) from None
         return cls(_unit(video), _unit(text), owner)

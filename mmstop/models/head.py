@@ -13,7 +13,24 @@ from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import at_least_float32
 
-__all__ = ['CLIPTextHead']
+__all__ = ['CLIPTextHead', 'write_sentences']
+
+
+def write_sentences(template: str, names: Sequence[str]) -> list[str]:
+    """Put each name where the template has ``{}``.
+
+    Raises:
+        ConfigError: the template has no ``{}``, several, or other braces.
+    """
+    if '{}' not in template:
+        raise ConfigError(f"template={template!r} has no '{{}}' for the label")
+    before, _, after = template.partition('{}')
+    if set('{}') & set(before + after):
+        raise ConfigError(
+            f"template={template!r} has other braces beside one '{{}}' for the label; "
+            f'leave them out'
+        )
+    return [f'{before}{name}{after}' for name in names]
 
 
 @MODELS.register_module()
@@ -34,8 +51,8 @@ class CLIPTextHead(BaseHead):
             ``label_smooth_eps``, ``average_clips``, ``multi_class``, ``init_cfg``.
 
     Raises:
-        ValueError: ``template`` has no ``{}``, the list of classes is faulty, or a
-            sentence is too long for the text tower.
+        ValueError: ``template`` has not one ``{}``, the list of classes is faulty, a
+            sentence is too long for the text tower, or ``topk`` is less than 1.
     """
 
     @typed
@@ -47,14 +64,17 @@ class CLIPTextHead(BaseHead):
         **kwargs: Any,
     ) -> None:
         names = load_classes(classes)
-        if '{}' not in template:
-            raise ConfigError(f"template={template!r} has no '{{}}' for the class name")
+        sentences = write_sentences(template, names)
+        topk = kwargs.get('topk', 1)
+        ranks = topk if isinstance(topk, (tuple, list)) else [topk]
+        if not all(isinstance(k, int) and k >= 1 for k in ranks):
+            raise ConfigError(f'topk={topk!r}, expected whole numbers from 1 on')
         tower = MODELS.build(text)
         kwargs.setdefault('loss_cls', dict(type='mmaction.CrossEntropyLoss'))
         super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
         self.text = tower
         self.classes, self.template = names, template
-        self.sentences = [template.format(name) for name in names]
+        self.sentences = sentences
         self._tokens = tower.tokenize(self.sentences)  # (K, L)
         self._cache: Optional[Tensor] = None
 

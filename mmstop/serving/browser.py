@@ -1,12 +1,19 @@
-"""Videos that browsers play."""
+"""Videos that browsers play, made in processes that a decoder may kill."""
 
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+
+from mmstop.datasets import VideoError
+from mmstop.datasets.containers import FFMPEG_FORMATS, check_file
+from mmstop.datasets.sandbox import try_all
 
 __all__ = ['playable']
 
@@ -27,37 +34,52 @@ def playable(path: str, cache: Path) -> Path:
             size and time of the video do not change.
 
     Raises:
-        OSError: there is no such file, or the copy cannot be written.
+        OSError: there is no such file, or no place for the copy.
         ValueError: it is no video, or damaged.
     """
     stat = os.stat(path)
-    try:
-        if _plays(path):
-            return Path(path)
-        key = f'{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}'
-        copy = cache / f'{hashlib.sha256(key.encode()).hexdigest()}.mp4'
-        if not copy.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                part = Path(folder) / copy.name
-                _transcode(path, part)
-                part.replace(copy)
+    key = f'{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}'
+    name = hashlib.sha256(os.fsencode(key)).hexdigest()
+    copy = cache / f'{name}.mp4'
+    if copy.exists():
         return copy
-    except av.error.FFmpegError as error:
-        raise ValueError(f'{path} cannot be shown: {error}') from None
+    if _try(_plays, path):
+        return Path(path)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        part = Path(folder) / copy.name
+        _try(partial(_transcode, out=part), path)
+        part.replace(copy)
+    return copy
+
+
+def _try(work: Callable[[str], Any], path: str) -> Any:
+    """Work on a video in another process."""
+    ((value, fault),) = try_all(work, [os.path.abspath(path)])
+    if fault is not None:
+        raise ValueError(f'{path} cannot be shown: {fault}')
+    return value
+
+
+def _open(path: str) -> Any:
+    return av.open(path, options={'format_whitelist': FFMPEG_FORMATS})
 
 
 def _plays(path: str) -> bool:
-    with av.open(path) as file:
+    try:
+        check_file(path)
+    except ValueError as error:
+        raise VideoError(str(error)) from None
+    with _open(path) as file:
         if not file.streams.video:
-            raise ValueError(f'{path} cannot be shown: it has no pictures')
+            raise VideoError('it has no pictures')
         context = file.streams.video[0].codec_context
         codecs = CODECS.get(Path(path).suffix.lower(), set())
         return context.name in codecs and context.pix_fmt in PIXELS
 
 
 def _transcode(path: str, out: Path) -> None:
-    with av.open(path) as source, av.open(str(out), 'w') as copy:
+    with _open(path) as source, av.open(str(out), 'w') as copy:
         stream = None
         for frame in source.decode(video=0):
             image = _upright(frame)
@@ -68,7 +90,7 @@ def _transcode(path: str, out: Path) -> None:
                 stream.pix_fmt = 'yuv420p'
             copy.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
         if stream is None:
-            raise ValueError(f'{path} cannot be shown: it has no frame')
+            raise VideoError('it has no frame')
         copy.mux(stream.encode())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from mmstop.apis import Hit, Prediction, VideoCLIP, VideoIndex
 from mmstop.apis.reading import VideoReader, read_videos
 from mmstop.methods import STOPCLIPViT
+from mmstop.text import split_lines
 from mmstop.visualization import plot_trace, to_image, trace_video
 
 from .browser import playable
@@ -126,5 +127,5 @@ class Desk:
 
 def split_labels(text: str) -> list[str]:
     """Return the lines of a text, without empty ones and repetitions."""
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in split_lines(text))
     return list(dict.fromkeys(line for line in lines if line))

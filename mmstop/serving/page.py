@@ -10,6 +10,7 @@ from mmstop.apis import Hit
 from mmstop.apis.reading import SUFFIXES
 from mmstop.serving.browser import playable
 from mmstop.serving.desk import Desk, split_labels
+from mmstop.serving.markdown import as_code, as_text
 from mmstop.serving.server import served
 
 COLUMNS = 3
@@ -20,7 +21,9 @@ def show(desk: Desk) -> None:
     """Show the two halves of the page."""
     st.set_page_config('mmstop', layout='wide')
     st.title('Ask about videos')
-    st.caption(f'{len(desk)} videos in the index, embedded by `{desk.clip.name}`')
+    st.caption(
+        f'{len(desk)} videos in the index, embedded by {as_code(desk.clip.name)}'
+    )
     search, ask = st.tabs(['Search', 'Your own video'])
     with search:
         show_search(desk)
@@ -41,7 +44,7 @@ def show_search(desk: Desk) -> None:
     try:
         hits = desk.search(query, topk)
     except ValueError as error:
-        st.error(str(error))
+        st.error(as_text(str(error)))
         return
     for start in range(0, len(hits), COLUMNS):
         cells = st.columns(COLUMNS)
@@ -53,13 +56,12 @@ def show_search(desk: Desk) -> None:
 def show_hit(desk: Desk, rank: int, hit: Hit) -> None:
     """Show a clip with its rank, its name and its score."""
     path = Path(hit.path)
-    # As code, or Markdown would read the underscores of a name.
-    st.markdown(f'**{rank}.** `{path.name}`', help=f'`{path}`')
+    st.markdown(f'**{rank}.** {as_code(path.name)}', help=as_code(hit.path))
     try:
         with st.spinner('Preparing the clip'):
             show_video(desk.playable(hit.path))
     except (OSError, ValueError) as error:
-        st.warning(str(error))
+        st.warning(as_text(str(error)))
     st.caption(f'cosine {hit.score:.3f}')
 
 
@@ -101,7 +103,7 @@ def show_question(desk: Desk) -> None:
             if desk.draws:
                 show_trace(desk, path)
         except (OSError, ValueError) as error:
-            named.error(str(error).replace(str(path), file.name))
+            named.error(as_text(str(error).replace(str(path), file.name)))
 
 
 def show_labels(desk: Desk, path: Path, labels: list[str]) -> None:
@@ -109,8 +111,7 @@ def show_labels(desk: Desk, path: Path, labels: list[str]) -> None:
     with st.spinner('Watching the video'):
         found = desk.classify(str(path), labels, TOPK)
     for label, score in found:
-        # As code, or Markdown would read what is in a label.
-        st.progress(score, text=f'`{label}` {score:.1%}')
+        st.progress(score, text=f'{as_code(label)} {score:.1%}')
 
 
 def show_trace(desk: Desk, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Streamlit, as the server of one page."""
 
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -10,6 +12,8 @@ from .desk import Desk
 
 __all__ = ['serve', 'served']
 
+LOOPBACK = ('localhost', '127.0.0.1', '::1')
+ANY = ('0.0.0.0', '::', '')  # hosts that stand for all addresses of this machine
 PAGE = Path(__file__).with_name('page.py')
 _desk: Optional[Desk] = None  # Streamlit runs the page without arguments
 
@@ -20,11 +24,18 @@ def served() -> Desk:
     return _desk
 
 
-def serve(desk: Desk, host: str = '127.0.0.1', port: int = 8501) -> None:
+def serve(
+    desk: Desk, host: str = '127.0.0.1', port: int = 8501, names: Sequence[str] = ()
+) -> None:
     """Serve the page until the process is interrupted.
+
+    A browser is answered where it calls the page by an address or name of this machine.
+    Another name may belong to a stranger who points it here, so that a page of theirs
+    may ask this one (DNS rebinding).
 
     Args:
         host: address to listen on; '0.0.0.0' lets in the whole network.
+        names: other names by which the page may be called, such as a proxy's.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -36,6 +47,7 @@ def serve(desk: Desk, host: str = '127.0.0.1', port: int = 8501) -> None:
         'server_address': host,
         'server_port': port,
         'server_headless': True,
+        'server_allowedHosts': [*_own_names(host), *names],
         'server_fileWatcherType': 'none',
         'browser_gatherUsageStats': False,
         'client_toolbarMode': 'minimal',
@@ -45,6 +57,17 @@ def serve(desk: Desk, host: str = '127.0.0.1', port: int = 8501) -> None:
     bootstrap.load_config_options(options)
     print(f'http://{host}:{port}', flush=True)
     bootstrap.run(str(PAGE), False, [], options)
+
+
+def _own_names(host: str) -> list[str]:
+    """List the names and addresses under which a page at ``host`` is reached."""
+    if host not in ANY:
+        return [host, *LOOPBACK]
+    name = socket.gethostname()
+    addresses: list[str] = []
+    with suppress(OSError):  # a machine may not know its own name
+        addresses = [str(info[4][0]) for info in socket.getaddrinfo(name, None)]
+    return list(dict.fromkeys([*LOOPBACK, name, socket.getfqdn(), *addresses]))
 
 
 def _check_address(host: str, port: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmstop.datasets.captions import AnnotationError, check_captions
+from mmstop.text import split_lines
 
 Captions = dict[str, list[str]]  # video id or file name -> captions
 
@@ -43,7 +44,7 @@ def read_text(path: Path) -> str:
 def read_ids(path: Path) -> list[str]:
     """Read a list of video ids, one a line; an extension is not part of the id."""
     ids: dict[str, None] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         video = stem(line.strip())
         if video in ids:
             raise AnnotationError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Union
 
 from mmstop.errors import ConfigError, MissingFileError
+from mmstop.text import split_lines
 
 __all__ = ['load_classes']
 
@@ -33,7 +34,7 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
     if isinstance(classes, str):
         path = _find(classes)
         where = str(path)
-        classes = path.read_text(encoding='utf-8-sig').splitlines()
+        classes = split_lines(path.read_text(encoding='utf-8-sig'))
     names = [_as_words(name) for name in classes]
     if not names:
         raise ConfigError(f'{where} has no class names; give at least one')
