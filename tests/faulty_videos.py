@@ -118,7 +118,7 @@ def write_changing_size(path: Path) -> str:
 
 def write_bomb(path: Path) -> str:
     """Write an AVI whose header claims 2^31 frames, which aborts decord's process."""
-    avi = bytearray(write_frames(path, 4, 'XVID'))
+    avi = bytearray(write_frames(path.with_suffix('.avi'), 4, 'XVID'))
     place = avi.index(b'strh') + 8 + 32  # of dwLength
     avi[place : place + 4] = struct.pack('<I', 2**31 - 1)
     path.write_bytes(avi)

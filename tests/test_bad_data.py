@@ -5,7 +5,6 @@ import json
 import os
 import re
 import sys
-import time
 
 import decord
 import numpy as np
@@ -36,7 +35,6 @@ from torch.utils.data import DataLoader
 from mmstop.compat.reader import read
 from mmstop.datasets import VideoError
 from mmstop.datasets.containers import missing_bytes
-from mmstop.datasets.sandbox import try_videos
 from mmstop.datasets.videos import open_video
 
 NUM_FRAMES = 32  # of a clip: nearly all of a video
@@ -418,29 +416,3 @@ def test_full_decoding_finds_what_is_painted_over(tmp_path, capsys):
     assert check_videos(config) == 0
     assert check_videos(config, '--decode', 'full', '--split', 'train') == 1
     assert 'InvalidData' in capsys.readouterr().out
-
-
-def misbehave(path: str) -> None:
-    """Do what the name says."""
-    if path == 'hang':
-        time.sleep(1000)
-    if path == 'crash':
-        import ctypes
-
-        ctypes.string_at(0)
-    if path == 'raise':
-        raise VideoError('the cause')
-
-
-def test_a_decoder_may_hang_or_crash():
-    paths = ['fine', 'hang', 'crash', 'raise', 'crash', 'fine']
-    found = list(try_videos(misbehave, paths, workers=2, timeout=2))
-    crash = 'the decoder crashed (SIGSEGV)'
-    assert found == [
-        None,
-        'it was not decoded within 2 s',
-        crash,
-        'the cause',
-        crash,
-        None,
-    ]
