@@ -4,7 +4,11 @@ Its model is STOP around the packaged CLIP, with prompts that nobody trained: co
 and shapes of Moving Shapes are still told apart.
 """
 
+import http.client
+import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +21,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from faulty_videos import write_bomb
 from tiny_run import ROOT, environment
 
 from mmstop import cli
@@ -27,9 +32,13 @@ from mmstop.visualization import plot_trace, to_image, trace_video
 
 pytest.importorskip('streamlit', reason='the page needs the extra "serve"')
 from streamlit.testing.v1 import AppTest  # noqa: E402
+from streamlit.web.server.starlette.starlette_websocket import (  # noqa: E402
+    is_host_allowed,
+)
 
-from mmstop.serving import Desk, playable, server  # noqa: E402
+from mmstop.serving import Desk, playable, serve, server  # noqa: E402
 from mmstop.serving.desk import split_labels  # noqa: E402
+from mmstop.serving.markdown import as_code, as_text  # noqa: E402
 
 sys.path.insert(0, str(ROOT / 'tools' / 'data'))
 import moving_shapes as shapes  # noqa: E402
@@ -96,6 +105,7 @@ def test_answers_as_the_model_does_to_many_at_once(clip, desk, folder):
 
 def test_labels_are_lines():
     assert split_labels(' a dog \n\na cat\r\na dog\n') == ['a dog', 'a cat']
+    assert split_labels('a\x0cb\u2028c\x85d\re') == ['a\x0cb\u2028c\x85d', 'e']
     assert split_labels(' \n') == []
 
 
@@ -141,6 +151,9 @@ def test_gives_out_what_browsers_play(tmp_path):
         assert playable(str(path), tmp_path / 'c') == path
     for name, pixels in (('444.mp4', 'yuv444p'), ('a.mkv', 'yuv420p')):
         write(tmp_path / name, frames, 'libx264', pixels)
+    write(tmp_path / 'bare.h264', frames, 'libx264')
+    (tmp_path / 'bare.h264').rename(tmp_path / 'bare.mp4')  # without a container
+    for name in ('444.mp4', 'a.mkv', 'bare.mp4'):
         assert playable(str(tmp_path / name), tmp_path / 'c').parent == tmp_path / 'c'
 
 
@@ -273,6 +286,97 @@ def test_page_names_a_dropped_video(page, desk, folder, monkeypatch):
     assert not page.exception
 
 
+NAMES = [
+    'plain_name.mp4',
+    '`',
+    '``a` b',
+    ' ![x](http://host/y) <b>*bold*</b> :red[z] _a_ __b__ $x$ ~~s~~ # | :smile:',
+    '\\`[a]: http://host',
+]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_markdown_shows_names_as_they_are(name):
+    (quoted,) = parse(as_code(name))
+    assert (quoted.type, quoted.content) == ('code_inline', name)
+    parts = parse(as_text(name))
+    assert {part.type for part in parts} <= {'text', 'text_special'}
+    assert ''.join(part.content for part in parts) == name.strip()
+    assert not re.search(r'(?<!\\):\w', as_text(name))  # Streamlit's own markup
+
+
+def parse(text):
+    """Return what is in the one paragraph of a Markdown text."""
+    markdown = pytest.importorskip('markdown_it').MarkdownIt('gfm-like', LINKIFY)
+    _, inline, _ = markdown.disable('text_join').parse(text)
+    return [part for part in inline.children if part.content]
+
+
+LINKIFY = {'linkify': False}
+
+
+def test_what_cannot_be_printed_is_written_out():
+    assert as_code('a\n\x1b[2J\u202e\udcff') == r'`a\n\x1b[2J\u202e\udcff`'
+    assert as_text('a\nb') == r'a\\nb'
+
+
+def test_page_survives_any_upload(page, tmp_path):
+    write(tmp_path / 'a.m4v', np.full((5, 64, 64, 3), 90, np.uint8), 'mpeg4')
+    page.text_area[0].input('\n'.join(LABELS)).run()
+    stream = (tmp_path / 'a.m4v').read_bytes()
+    write(tmp_path / 'a.h264', np.full((5, 64, 64, 3), 90, np.uint8), 'libx264')
+    bare = (tmp_path / 'a.h264').read_bytes()
+    for name, data in (
+        ('stream.mp4', stream),
+        ('bare.mp4', bare),
+        ('empty.mp4', b''),
+        ('list.mp4', b'#EXTM3U\n/etc/passwd\n'),
+        ('`*`\x1b.mp4', b'a text'),
+    ):
+        page.file_uploader[0].set_value((name, data, 'video/mp4')).run()
+        assert not page.exception
+        shown = len(page.get('progress'))
+        if data is stream:
+            assert shown == 3
+        elif data is not bare:  # which some decoders read
+            assert shown == 0 and as_text(name) in page.error[0].value
+
+
+def test_page_survives_a_decoder_that_does_not(page, folder, monkeypatch):
+    monkeypatch.setattr('mmstop.serving.browser._plays', kill)
+    page.text_area[0].input('\n'.join(LABELS)).run()
+    data = (folder / 'videos' / 'red_circle.mp4').read_bytes()
+    page.file_uploader[0].set_value(('a.mp4', data, 'video/mp4')).run()
+    message = 'a.mp4 cannot be shown: the decoder crashed (SIGKILL)'
+    assert page.error[0].value == message and not page.exception
+
+
+def kill(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_desk_survives_a_decoder_that_does_not(desk, tmp_path):
+    bomb = write_bomb(tmp_path / 'bomb.avi')
+    for ask in (lambda: desk.classify(bomb, LABELS, 1), lambda: desk.trace(bomb)):
+        with pytest.raises(ValueError, match=r'cannot be read: the decoder crashed \('):
+            ask()
+
+
+def test_other_names_of_the_page_are_refused(desk, monkeypatch):
+    monkeypatch.setattr('streamlit.web.bootstrap.run', lambda *_: None)
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+
+    def answers(host, *names):
+        serve(desk, host, port, names)
+        asked = ['localhost', '127.0.0.1', '[::1]', socket.gethostname(), 'page.test']
+        return [is_host_allowed(f'{name}:{port}') for name in asked]
+
+    assert answers('127.0.0.1') == [True, True, True, False, False]
+    assert answers('0.0.0.0') == [True, True, True, True, False]
+    assert answers('127.0.0.1', 'page.test') == [True, True, True, False, True]
+
+
 # --- In a browser -------------------------------------------------------------------
 
 
@@ -320,6 +424,32 @@ def browser():
         yield playwright.chromium.launch(
             executable_path=CHROMIUM, args=['--no-sandbox']
         )
+
+
+def shake_hands(address, host):
+    """Open the page's stream, as a browser that calls it by this name does."""
+    port = int(address.rpartition(':')[2])
+    client = http.client.HTTPConnection('127.0.0.1', port)
+    client.request(
+        'GET',
+        '/_stcore/stream',
+        headers={
+            'Host': f'{host}:{port}',
+            'Origin': f'http://{host}:{port}',
+            'Connection': 'Upgrade',
+            'Upgrade': 'websocket',
+            'Sec-WebSocket-Version': '13',
+            'Sec-WebSocket-Key': 'dGhlIHNhbXBsZSBub25jZQ==',
+        },
+    )
+    return client.getresponse().status
+
+
+@pytest.mark.slow
+def test_a_strangers_name_gets_no_stream(address):
+    """It may be pointed at this machine, so that a page of theirs may ask this one."""
+    assert shake_hands(address, '127.0.0.1') == 101
+    assert shake_hands(address, 'stranger.test') == 403
 
 
 @pytest.mark.slow

@@ -17,8 +17,11 @@ from mmstop.datasets.sandbox import try_all
 
 __all__ = ['playable']
 
-# What Chromium, Firefox and Safari have in common, by suffix.
-CODECS = {'.mp4': {'h264', 'av1', 'vp9'}, '.webm': {'vp8', 'vp9', 'av1'}}
+# What Chromium, Firefox and Safari have in common: container and codecs, by suffix.
+PLAYED = {
+    '.mp4': ('mp4', {'h264', 'av1', 'vp9'}),
+    '.webm': ('webm', {'vp8', 'vp9', 'av1'}),
+}
 PIXELS = {'yuv420p', 'yuvj420p'}
 LONGEST = 640  # pixels, the longer side of a copy
 RATE = 25  # frames a second of a copy whose original does not say
@@ -74,8 +77,12 @@ def _plays(path: str) -> bool:
         if not file.streams.video:
             raise VideoError('it has no pictures')
         context = file.streams.video[0].codec_context
-        codecs = CODECS.get(Path(path).suffix.lower(), set())
-        return context.name in codecs and context.pix_fmt in PIXELS
+        container, codecs = PLAYED.get(Path(path).suffix.lower(), ('', set()))
+        return (
+            container in file.format.name.split(',')
+            and context.name in codecs
+            and context.pix_fmt in PIXELS
+        )
 
 
 def _transcode(path: str, out: Path) -> None:
