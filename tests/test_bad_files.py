@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_tools import test as test_tool
 from test_tools import train as train_tool
-from tiny_run import write_tiny_run
+from tiny_run import write_tiny_retrieval, write_tiny_run
 
 from mmstop.errors import ConfigError
 from mmstop.registry import HOOKS, MODELS, TRANSFORMS
@@ -91,6 +91,14 @@ def test_weights_alone_are_not_resumed(config, tmp_path, capfd):
     assert_one_line(train_tool, [config, '--resume', path], message, capfd)
     torch.save([torch.zeros(3)], path)
     assert_one_line(test_tool, [config, path], 'holds a list, expected a dict', capfd)
+
+
+def test_missing_query_bank(tmp_path, capfd):
+    config = write_tiny_retrieval(tmp_path)
+    work_dir = ['--work-dir', tmp_path / 'work']
+    bank = ['--cfg-options', f'test_evaluator.query_bank={tmp_path}/bank.npz']
+    message = r"^error: .*query_bank='\S+/bank.npz': there is no such file"
+    assert_one_line(test_tool, [config, *work_dir, *bank], message, capfd)
 
 
 def test_old_files_are_read_too(config, tmp_path):

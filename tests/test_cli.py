@@ -1,6 +1,7 @@
 """The command ``mmstop``."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -75,6 +76,22 @@ def test_unreadable_videos_are_reported(mmstop, folder, tmp_path):
     assert out.endswith('1 videos, 1 embedded now, 0 forgotten, 1 unreadable\n')
 
 
+def test_names_are_printed_so_that_terminals_do_not_obey(mmstop, folder, tmp_path):
+    bad = tmp_path / 'a\n\x1b[2J\u202eb.mp4'
+    bad.write_text('no video')
+    good = tmp_path / 'x\x1b[1m\ny.mp4'
+    good.write_bytes((folder / 'red.mp4').read_bytes())
+    not_utf8 = tmp_path / os.fsdecode(b'caf\xe9.mp4')
+    not_utf8.write_bytes(good.read_bytes())
+    ask = ['classify', bad, good, not_utf8, *CLIP, '--labels', 'a\x1bb']
+    status, out, err = mmstop(*ask)
+    assert status == 0 and out.count('\n') == 2 and err.count('\n') == 1
+    assert r'x\x1b[1m\ny.mp4' in out and r'caf\udce9.mp4' in out and r'a\x1bb' in out
+    assert r'a\n\x1b[2J\u202eb.mp4 cannot be read: it is no video' in err
+    _, _, err = mmstop('classify', tmp_path / 'no\x1b[2J', *CLIP)
+    assert r'no\x1b[2J' in err and '\x1b' not in err + out
+
+
 def test_embed_and_search(mmstop, folder, index):
     status, out, err = mmstop('embed', folder, '--out', index, *CLIP, '--json')
     assert (status, err) == (0, '')
@@ -114,6 +131,13 @@ def test_user_errors_are_one_line_and_status_2(mmstop, folder, index, tmp_path):
     fails('there is no such file', 'search', tmp_path / 'none', 'x', *CLIP)
     fails('was made by', 'search', index, 'x', *CLIP, '--num-frames', 3)
     fails('is of no use here', 'search', index, 'x', *CLIP, '--device', 'cuda:99')
+    fails("device='meta' is of no use", 'search', index, 'x', *CLIP, '--device', 'meta')
+    ask = ['classify', video, *CLIP]
+    fails("'a', which is empty or there twice", *ask, '--labels', 'a', 'b', 'a')
+    fails("' ', which is empty or there twice", *ask, '--labels', 'a', ' ')
+    for template in ('{} {}', '{}{', '{{}}', '{} and {x}'):
+        fails('has other braces beside', *ask, *labels, '--template', template)
+    fails("'{x}' has no '{}'", *ask, *labels, '--template', '{x}')
 
 
 def test_wrong_usage(mmstop, capfd):
@@ -121,6 +145,8 @@ def test_wrong_usage(mmstop, capfd):
         (['clasify'], 'invalid choice'),
         (['classify', 'a.mp4', '--topk', '0'], '0 is less than 1'),
         (['classify', 'a.mp4', '--labels', 'a', '--label-list', 'b'], 'not allowed'),
+        (['export', 'x.py', '--out', 'x', '--cfg-options', 'a'], "VALUE, got ['a'] ("),
+        (['export', 'x.py', '--out', 'x', '--cfg-options', 'a=[1'], "got ['a=[1'] ("),
     ):
         with pytest.raises(SystemExit, match='2'):
             mmstop(*argv)

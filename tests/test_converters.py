@@ -743,3 +743,9 @@ def test_the_bare_command(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert read_written(root) == written
+
+
+def test_lists_of_ids_are_split_at_line_ends_only(tmp_path):
+    path = tmp_path / 'ids.txt'
+    path.write_bytes('a.mp4\rb\x0cc\r\nd\u2028e\x85f\n\n'.encode())
+    assert official_files.read_ids(path) == ['a', 'b\x0cc', 'd\u2028e\x85f']

@@ -11,6 +11,7 @@ import torch
 from mmaction.evaluation import RetrievalMetric
 from mmengine.evaluator import Evaluator
 
+from mmstop.errors import ConfigError, MissingFileError
 from mmstop.evaluation import VideoTextRetrieval
 
 
@@ -203,11 +204,11 @@ def check_matrices(found, suffix, by_text, by_video, owner):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no such file; test on the training'):
+    with pytest.raises(MissingFileError, match='no such file; test on the training'):
         VideoTextRetrieval(query_bank=str(tmp_path / 'none.npz'))
     page = tmp_path / 'page.npz'
     page.write_text('<html>')
-    with pytest.raises(ValueError, match='page.npz.* is not what features_out writes'):
+    with pytest.raises(ConfigError, match='page.npz.* is not what features_out writes'):
         VideoTextRetrieval(query_bank=str(page))
     with pytest.raises(ValueError, match='its name ends in .npz'):
         VideoTextRetrieval(features_out='features.pkl')
@@ -217,7 +218,7 @@ def test_bad_input(tmp_path):
         measure([sample(torch.ones(4), torch.ones(0, 4))])
     bank = str(tmp_path / 'bank.npz')
     measure(draw([1] * 3), features_out=bank)
-    with pytest.raises(ValueError, match='features of width 8, this model of 16'):
+    with pytest.raises(ConfigError, match='features of width 8, this model of 16'):
         measure(draw([1] * 3, E=16), query_bank=bank)
 
 

@@ -1,6 +1,8 @@
 """Exported towers give what the towers give, for any number of samples."""
 
 import argparse
+import resource
+import signal
 
 import onnxruntime
 import pytest
@@ -77,6 +79,23 @@ def test_both_towers_of_frozen_clip(form, tmp_path):
     with torch.no_grad():  # padding is no input that matters
         short = model.text(model.text.tokenize(texts))
     torch.testing.assert_close(load(text)(tokens), short, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('form', ['onnx', 'pt2'])
+def test_a_full_disk_leaves_the_old_files(form, tmp_path):
+    model = Two(MODELS.build(VIT), None)
+    (path,) = export_towers(model, 1, tmp_path, form)
+    whole = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limit[1]))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            export_towers(model, 1, tmp_path, form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
 
 
 def command(*arguments):

@@ -104,6 +104,11 @@ def test_faulty_class_lists(tmp_path):
     path = tmp_path / 'names.txt'
     path.write_bytes('\ufeffrun\r\njump\r\n'.encode())  # BOM and CRLF are no fault
     assert load_classes(str(path)) == ['run', 'jump']
+    path.write_bytes('a b\x0cc\nd\u2028e\x85f\rg\x1dh i\r\n'.encode())
+    assert load_classes(str(path)) == ['a b\x0cc', 'd\u2028e\x85f', 'g\x1dh i']
+    path.write_bytes(b'caf\xe9\n')
+    with pytest.raises(ValueError, match='names.txt: not UTF-8 .* convert it'):
+        load_classes(str(path))
     path.write_text('run\n\njump\n')
     with pytest.raises(ValueError, match='names.txt: the name of label 1 is empty'):
         load_classes(str(path))
@@ -116,6 +121,12 @@ def test_faulty_class_lists(tmp_path):
         load_classes([])
     with pytest.raises(ValueError, match="template='a video' has no '{}'"):
         MODELS.build(dict(HEAD, template='a video'))
+    for template in ('{} and {}', '{} of {x}', '{}}'):
+        with pytest.raises(ValueError, match="has other braces beside one '{}'"):
+            MODELS.build(dict(HEAD, template=template))
+    for topk in (0, (1, 0), '5'):
+        with pytest.raises(ValueError, match='topk=.*, expected whole numbers from 1'):
+            MODELS.build(dict(HEAD, topk=topk))
     with pytest.raises(ValueError, match=r'tokens, ViT-tiny has room for 14; shorten'):
         MODELS.build(dict(HEAD, template='a ' * 20 + '{}'))
 

@@ -171,6 +171,18 @@ def test_any_decoder_may_kill(clip, decoder, folder, monkeypatch):
     assert np.isnan(rows).any(1).tolist() == [True, False, True, False]
 
 
+@pytest.mark.parametrize('decoder', ['decord', 'pyav', 'opencv'])
+def test_what_never_ends_is_not_read(decoder, tmp_path):
+    os.mkfifo(tmp_path / 'pipe.mp4')
+    other = VideoCLIP.from_clip(TINY, None, 2, 'cpu', decoder)
+    (batch,) = other.stream([str(tmp_path / 'pipe.mp4'), '/dev/zero', str(tmp_path)])
+    assert batch.errors == {
+        0: 'it is a device',
+        1: 'it is a device',
+        2: 'it is a folder',
+    }
+
+
 def test_numbers_of_videos_and_processes(clip, folder):
     path = folder / 'a.mp4'
     with pytest.raises(ValueError, match='num_workers=-1, expected at least 0'):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -17,6 +17,7 @@ from mmstop.datasets.workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.engine.ending import end_process_group
 from mmstop.engine.hooks import refuse_untrained
+from mmstop.engine.options import KeyValues
 
 HOOK = 'VideoVisualizationHook'
 
@@ -37,7 +38,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValues,
         metavar='KEY=VALUE',
         help='change the config: model.backbone.alpha=0.5; lists as "[a,b]" or a,b',
     )

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -56,7 +58,9 @@ def find_device(name: str) -> torch.device:
     """
     name = get_device() if name == 'auto' else name
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name)
+        device.cpu()  # 'meta' gives nothing back
+        return device.device
     except (AssertionError, RuntimeError) as error:
         reason = str(error).split('\n')[0]
         raise ValueError(f'device={name!r} is of no use here: {reason}') from None
@@ -75,7 +79,13 @@ def test_pipeline(cfg: Config) -> list[dict]:
             f'{config_name(cfg)} has no test_dataloader.dataset.pipeline, which says '
             f'how a video is read'
         )
-    return dataset['pipeline']
+    steps = dataset['pipeline']
+    if not isinstance(steps, (list, tuple)):
+        raise ValueError(
+            f'{config_name(cfg)}: test_dataloader.dataset.pipeline={steps!r}, expected '
+            f'a list of steps'
+        )
+    return list(steps)
 
 
 def reading_pipelines(
@@ -91,7 +101,7 @@ def reading_pipelines(
             decoder.
     """
     steps = test_pipeline(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
+    with _building(cfg, 'the test pipeline'):
         files = Compose(use_decoder(steps, decoder))
         return files, Compose(use_decoder(steps, 'array'))
 
@@ -115,8 +125,21 @@ def text_tower(model: nn.Module) -> Any:
 
 def build_model(cfg: Config) -> Any:
     """Build a config's model, in which what was trained is still missing."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
+    with _building(cfg, 'the model'):
         return MODELS.build(cfg.model)
+
+
+@contextmanager
+def _building(cfg: Config, what: str) -> Iterator[None]:
+    """Build parts of a config; what they refuse is the config's fault."""
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
+            yield
+    except (AssertionError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f'{config_name(cfg)}: {what} cannot be built: {type(error).__name__}: '
+            f'{error}'
+        ) from error
 
 
 def fill_in(

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
@@ -230,7 +231,7 @@ class VideoCLIP:
                 :meth:`encode_video`.
 
         Raises:
-            ValueError: there are no labels, the template has not one ``{}``, or
+            ValueError: there are no labels, or one twice, the template has not one ``{}``, or
                 ``topk`` is less than 1.
             FileNotFoundError: a source gives no file, or there is no list of labels.
         """
@@ -300,6 +301,12 @@ class VideoCLIP:
             names = load_classes(labels) if isinstance(labels, str) else list(labels)
         if not names:
             raise ValueError('labels is empty; give at least one')
+        for name, times in Counter(names).items():
+            if times > 1 or not name.strip():
+                raise ValueError(
+                    f'labels has {name!r}, which is empty or there twice; the '
+                    f'probabilities of all would be too small'
+                )
         if template is None:
             template = TEMPLATE if head is None else head.template
         return names, write_sentences(template, names)

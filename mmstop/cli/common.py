@@ -4,11 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmstop.apis import VideoCLIP
 from mmstop.apis.reading import DECODERS
 from mmstop.engine.checks import check_config, load_config
+from mmstop.engine.options import KeyValues
 from mmstop.text import printable
 
 __all__ = [
@@ -51,7 +52,7 @@ def add_cfg_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValues,
         metavar='KEY=VALUE',
         help='change the config, as in tools/test.py',
     )

@@ -47,9 +47,10 @@ from benchmark_report import (
     read_report,
     write_report,
 )
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.engine.options import KeyValues
 from mmstop.towers.weights import resolve_arch
 
 SWEEPS: dict[str, list] = {
@@ -66,7 +67,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('source', nargs='?', help='config, or JSON of an earlier run to show or draw')
-    add('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE')
     add('--methods', nargs='+', help=f'of {", ".join(CONTESTANTS)} and the config')
     add('--arch', help=f"open_clip's name or a JSON file; {DEFAULT_ARCH}")
     add('--frames', type=int, help="the config's, or 12")

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from tqdm import tqdm
 
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
@@ -26,6 +26,7 @@ from mmstop.datasets.sandbox import try_videos
 from mmstop.datasets.videos import check_video
 from mmstop.engine.checks import ConfigError, load_config
 from mmstop.engine.data_checks import Listed, listings
+from mmstop.engine.options import KeyValues
 
 
 class Bad(NamedTuple):
@@ -65,7 +66,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValues,
         metavar='KEY=VALUE',
         help='change the config: train_dataloader.dataset.data_root=data/mine',
     )

@@ -19,7 +19,7 @@ from typing import Any, Optional
 import mmengine
 import numpy as np
 from matplotlib.figure import Figure
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
 
@@ -27,6 +27,7 @@ from mmaction.evaluation import ConfusionMatrix  # isort: skip
 
 from mmstop.datasets.classes import load_classes
 from mmstop.engine.checks import ConfigError, load_config
+from mmstop.engine.options import KeyValues
 
 FEW = 20  # classes, up to which there is room for numbers
 ROOMY, NARROW = 0.5, 0.16  # inches a class, for few and for many
@@ -40,7 +41,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='of a recognizer; names the classes')
     add('predictions', help='what tools/test.py --dump wrote')
-    add('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE')
     add('--out-dir', type=Path, default=Path('work_dirs/confusion'))
     add('--topk', type=int, default=10, help='how many pairs to print')
     return parser.parse_args(argv)

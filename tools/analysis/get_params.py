@@ -17,12 +17,13 @@ from typing import Optional
 from unittest import mock
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, DefaultScope
 from torch import nn
 
 from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.engine.options import KeyValues
 from mmstop.registry import MODELS
 from mmstop.towers.weights import build_clip
 
@@ -33,7 +34,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('config')
-    add('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE')
     add('--json', type=Path, metavar='FILE', help='write the counts as JSON, too')
     return parser.parse_args(argv)
 

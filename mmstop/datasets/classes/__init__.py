@@ -28,13 +28,16 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
 
     Raises:
         FileNotFoundError: no such list or file.
-        ValueError: an empty list, an empty name or the same name twice.
+        ValueError: an empty list, an empty name, the same name twice, or not UTF-8.
     """
     where = 'classes'
     if isinstance(classes, str):
         path = _find(classes)
         where = str(path)
-        classes = split_lines(path.read_text(encoding='utf-8-sig'))
+        try:
+            classes = split_lines(path.read_text(encoding='utf-8-sig'))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f'{where}: not UTF-8 ({error}); convert it') from None
     names = [_as_words(name) for name in classes]
     if not names:
         raise ConfigError(f'{where} has no class names; give at least one')
