@@ -1,0 +1,220 @@
+"""Learn from a video's packets, without decoding, how its frames can be reached.
+
+A container flags packets as key frames where decoding gives pictures. They need not be
+the right ones: with x264's intra-refresh and HEVC's open groups some are not. What the
+packets themselves say is defined by the standards of their codecs.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Optional
+
+from av import Packet
+
+__all__ = ['PacketIndex', 'index_packets']
+
+CONTAINERS = ('mov', 'matroska')  # whose packets all have time stamps of their own
+PROGRESSIVE = (0, 1)  # field orders of FFmpeg: unknown and progressive
+
+
+class Kind(NamedTuple):
+    """What the data of a packet say."""
+
+    entry: bool  # all frames from this one on can be decoded from here
+    spare: bool = False  # no other frame of its layer or below refers to it
+    shown: bool = True
+    layer: int = 0  # of HEVC's temporal layers
+
+
+Inspect = Callable[[memoryview], Optional[Kind]]  # None: it holds no frame
+
+
+class PacketIndex:
+    """The packets of a stream in which every shown one is known to be a frame.
+
+    Args:
+        ids: what tells a packet of the file from the others, in decoding order.
+        kinds: what each says.
+        discard: those that are decoded and not shown, because of an edit list.
+    """
+
+    def __init__(
+        self, ids: list[tuple], kinds: list[Kind], discard: list[bool]
+    ) -> None:
+        self.ids = ids
+        self.places = {id_: i for i, id_ in enumerate(ids)}
+        self.pts = [id_[0] for id_ in ids]
+        self.shown = [k.shown and not d for k, d in zip(kinds, discard)]
+        top = max(k.layer for k in kinds)
+        self.spare = [k.spare and k.layer == top for k in kinds]
+        places = [i for i, shown in enumerate(self.shown) if shown]
+        self.frames = sorted(places, key=self.pts.__getitem__)  # in presentation order
+        self.entries: list[int] = []  # places, in decoding order
+        latest = -float('inf')  # of the packets shown so far
+        for i, kind in enumerate(kinds):
+            if kind.entry and self.pts[i] > latest:
+                self.entries.append(i)
+            if self.shown[i]:
+                latest = max(latest, self.pts[i])
+        self._entry_pts = [self.pts[i] for i in self.entries]
+
+    def entry(self, frame: int) -> int:
+        """Return the last place from which a frame can be decoded."""
+        pts = self.pts[self.frames[frame]]
+        return self.entries[bisect_right(self._entry_pts, pts) - 1]
+
+    def is_whole(self) -> bool:
+        """Tell whether every shown packet can be decoded from the first one."""
+        return (
+            bool(self.frames)
+            and self.entries[:1] == [0]
+            and self.pts[self.frames[0]] >= self.pts[0]
+            and len(self.places) == len(self.ids)
+            and len({self.pts[i] for i in self.frames}) == len(self.frames)
+        )
+
+    def is_reordered(self) -> bool:
+        """Tell whether frames are presented in another order than decoded."""
+        return self.pts != sorted(self.pts)
+
+
+def identify(packet: Packet) -> tuple:
+    """Return what tells a packet from the others of its file; the time comes first."""
+    return packet.pts, packet.dts, packet.size
+
+
+def index_packets(
+    container: str, stream, packets: Iterable[Packet]
+) -> Optional[PacketIndex]:  # type: ignore[no-untyped-def]
+    """Index a video stream, or return None where decoding alone tells its frames.
+
+    Args:
+        container: FFmpeg's name of the format.
+        stream: of PyAV.
+        packets: all of the stream.
+    """
+    context = stream.codec_context
+    inspect = _inspector(context.codec.canonical_name, context.extradata or b'')
+    if inspect is None or not container.startswith(CONTAINERS):
+        return None
+    if context.field_order not in PROGRESSIVE:  # a frame may be two packets
+        return None
+    ids, kinds, discard = [], [], []
+    for packet in packets:
+        kind = inspect(memoryview(packet))
+        if kind is None or packet.pts is None or packet.is_corrupt:
+            return None
+        ids.append(identify(packet))
+        kinds.append(kind)
+        discard.append(packet.is_discard)
+    if not ids:
+        return None
+    index = PacketIndex(ids, kinds, discard)
+    # Some writers give frames that are stored out of order the times of decoding.
+    plausible = index.is_reordered() or not context.has_b_frames
+    return index if index.is_whole() and plausible else None
+
+
+def _inspector(codec: str, extradata: bytes) -> Optional[Inspect]:
+    """Return what reads the packets of a codec; None for one that is not understood."""
+    configured = (
+        extradata[:1] == b'\x01'
+    )  # an avcC or hvcC box: lengths, no start codes
+    if codec == 'h264':
+        return _h264((extradata[4] & 3) + 1 if configured else 0)
+    if codec == 'hevc':
+        return _hevc((extradata[21] & 3) + 1 if configured else 0)
+    return {
+        'vp8': _vp8,
+        'vp9': _vp9,
+        'av1': _av1,
+        'mjpeg': _mjpeg,
+        'prores': _intra,
+        'dnxhd': _intra,
+    }.get(codec)
+
+
+def _units(data: memoryview, length: int) -> Iterator[memoryview]:
+    """Yield NAL units, behind lengths of ``length`` bytes or else start codes."""
+    if not length:
+        for code in re.finditer(b'\x00\x00\x01', data):
+            yield data[code.end() :]
+        return
+    position = 0
+    while position + length < len(data):
+        size = int.from_bytes(data[position : position + length], 'big')
+        yield data[position + length :]
+        position += length + size
+
+
+def _h264(length: int) -> Inspect:
+    def inspect(data: memoryview) -> Optional[Kind]:
+        for unit in _units(data, length):
+            kind = unit[0] & 31
+            if (
+                1 <= kind <= 5
+            ):  # of a picture; 5 is an IDR one, which forgets all others
+                return Kind(entry=kind == 5, spare=not unit[0] & 0x60)
+        return None
+
+    return inspect
+
+
+def _hevc(length: int) -> Inspect:
+    def inspect(data: memoryview) -> Optional[Kind]:
+        for unit in _units(data, length):
+            kind, base = unit[0] >> 1, not (unit[0] & 1 or unit[1] & 0xF8)
+            if kind < 32 and base:
+                # 16 to 21 are random access pictures: what follows them in presentation
+                # refers to nothing before. Even ones up to 14 are no references.
+                spare = kind <= 14 and kind % 2 == 0
+                return Kind(16 <= kind <= 21, spare, layer=(unit[1] & 7) - 1)
+        return None
+
+    return inspect
+
+
+def _vp8(data: memoryview) -> Optional[Kind]:
+    if not data:
+        return None
+    return Kind(entry=not data[0] & 1, shown=bool(data[0] & 0x10))
+
+
+def _vp9(data: memoryview) -> Optional[Kind]:
+    if not data:
+        return None
+    shift = 0 if data[0] & 0x30 == 0x30 else 1  # profile 3 has one bit more
+    again, inter, shown = (data[0] >> (shift + bit) & 1 for bit in (2, 1, 0))
+    several = data[-1] & 0xE0 == 0xC0  # in one packet, of which the last one is shown
+    return Kind(
+        not again and not inter and bool(shown), shown=bool(again or shown or several)
+    )
+
+
+def _av1(data: memoryview) -> Optional[Kind]:
+    position = 0
+    while position < len(data):
+        header, size, shift = data[position], 0, 0
+        position += 2 if header & 4 else 1
+        if header & 2:
+            for byte in data[position:]:
+                size |= (byte & 127) << shift
+                position, shift = position + 1, shift + 7
+                if byte < 128:
+                    break
+        else:
+            size = len(data) - position
+        if header >> 3 & 15 in (3, 6) and size:  # a frame header, a frame
+            return Kind(entry=data[position] >> 4 == 1)  # a key frame, shown, not again
+        position += size
+    return None
+
+
+def _mjpeg(data: memoryview) -> Optional[Kind]:
+    head = bytes(data[:2048])  # a picture without tables takes those of an earlier one
+    return Kind(entry=b'\xff\xdb' in head and b'\xff\xc4' in head)
+
+
+def _intra(data: memoryview) -> Optional[Kind]:
+    return Kind(entry=True)
