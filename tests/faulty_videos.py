@@ -55,8 +55,8 @@ def write_bad_videos(folder: Path) -> dict[str, str]:
         'page.mp4': 'it is no video, it starts with',
         'folder.mp4': 'it is a folder',
         'cut.mp4': r'cut short, [\d,]+ bytes are missing',
-        'zero_frames.mp4': 'decord finds no video in it',
-        'damaged.mp4': 'Error sending packet',
+        'zero_frames.mp4': 'there is no frame in it',
+        'damaged.mp4': 'it cannot be decoded .Invalid data',
         'cut.avi': r'cut short, [\d,]+ bytes are missing',
         'audio.mp4': 'it is no video, it starts with',
     }

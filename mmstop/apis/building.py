@@ -30,7 +30,7 @@ from mmstop.errors import ConfigError
 from mmstop.models import CLIPRetriever, CLIPTextHead
 from mmstop.towers.weights import resolve_arch
 
-from .reading import use_decoder
+from .reading import EXACT, use_decoder
 
 __all__ = [
     'build_model',
@@ -206,14 +206,16 @@ def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:
     return Config(dict(default_scope='mmaction', model=model, test_dataloader=loader))
 
 
-def fingerprint(cfg: Config, model: nn.Module) -> str:
+def fingerprint(cfg: Config, model: nn.Module, decoder: str) -> str:
     """Hash what the embeddings of a model depend on, as 64 hexadecimal digits.
 
-    That is all weights, the configs of the towers and of the pixels, and the test
-    pipeline; not where files are.
+    That is all weights, the configs of the towers and of the pixels, the test pipeline
+    and the decoder; not where files are.
     """
     towers = [cfg.model.backbone, cfg.model.get('text') or cfg.model.cls_head.text]
-    parts = [*towers, cfg.model.data_preprocessor, test_pipeline(cfg)]
+    kept = 'array' if decoder == EXACT else decoder  # how exact frames come is the same
+    steps = use_decoder(test_pipeline(cfg), kept)
+    parts = [*towers, cfg.model.data_preprocessor, steps, decoder]
     digest = hashlib.sha256(json.dumps(_portable(parts), default=str).encode())
     for name, value in model.state_dict().items():
         digest.update(f'{name} {value.dtype} {tuple(value.shape)}'.encode())

@@ -16,14 +16,17 @@ from tqdm import tqdm
 from mmstop.datasets import CheckedDecordInit, VideoError
 from mmstop.datasets.containers import check_file
 from mmstop.datasets.sandbox import Outcome, try_all
+from mmstop.datasets.videos import DECODERS
 from mmstop.text import printable
 
 __all__ = [
     'DECODERS',
+    'EXACT',
     'OnError',
     'Video',
     'VideoReader',
     'Videos',
+    'decoder_of',
     'list_inputs',
     'list_videos',
     'read_batches',
@@ -38,7 +41,7 @@ Videos = Union[Video, Sequence[Video]]
 Step = Union[dict, Callable[[dict], dict]]  # of a pipeline
 OnError = Callable[[str, str], Any]  # of a video's path or number, and the reason
 
-DECODERS = {'decord': 'Decord', 'pyav': 'PyAV', 'opencv': 'OpenCV'}
+EXACT = DECODERS[0]
 SUFFIXES = set(
     '.3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv'.split()
 )  # of files that a folder is searched for
@@ -76,57 +79,55 @@ def _expand(source: str) -> list[str]:
     return paths
 
 
+def decoder_of(steps: Sequence[dict], name: Optional[str]) -> str:
+    """Return the decoder that :func:`use_decoder` takes for files."""
+    named = [step['decoder'] for step in steps if 'decoder' in step]
+    return name or (named or [EXACT])[0]
+
+
 def use_decoder(steps: Sequence[dict], name: Optional[str]) -> list[Step]:
     """Replace the two steps of a pipeline that open and decode a video.
 
-    MMAction2's ``DecordInit`` becomes ``CheckedDecordInit`` in any case: there are
-    damaged files with which the first ends the process.
+    Whatever opens videos in the pipeline becomes ``CheckedDecordInit``, so that frames
+    are exact.
 
     Args:
-        name: 'decord', 'pyav' or 'opencv'; None for that of the pipeline; 'array'
-            leaves the opening out and takes frames from ``results['array']``.
+        name: 'pyav' or 'decord', those of ``CheckedDecordInit``; None for that of the
+            pipeline, where it names one; 'array' leaves the opening out and takes
+            frames from ``results['array']``.
 
     Raises:
         ValueError: no such decoder, or the pipeline does not read videos.
     """
-    known: dict[Any, str] = {None: '', 'array': 'Array', **DECODERS}
-    if name not in known:
+    if name not in (None, 'array', *DECODERS):
         raise ValueError(f'decoder={name!r}, expected one of {list(DECODERS)}')
     kinds = [_kind(step) for step in steps]
     openers = [kind for kind in kinds if kind.endswith('Init')]
     if len(openers) != 1 or 'Decode' not in ''.join(kinds):
         raise ValueError(
             f'the test pipeline {kinds} does not read videos; it needs a step such as '
-            f'DecordInit and one such as DecordDecode'
+            f'CheckedDecordInit and one such as DecordDecode'
         )
-    decoder = known[name]
     replaced: list[Step] = []
     for step, kind in zip(steps, kinds):
-        if decoder in kind:  # as the config opens and decodes
-            replaced.append(_checked(step))
-        elif kind.endswith('Decode'):
-            replaced.append(dict(type=f'mmaction.{decoder}Decode'))
-        elif not kind.endswith('Init'):
+        if kind.endswith('Init'):
+            if name != 'array':
+                replaced.append(_opener(step, kind, decoder_of(steps, name)))
+        elif not kind.endswith('Decode'):
             replaced.append(step)
-        elif name != 'array':
-            replaced.append(_checked(dict(type=f'mmaction.{decoder}Init')))
-            replaced.append(require_frames)
+        elif name == 'array':
+            replaced.append(dict(type='mmaction.ArrayDecode'))
+        else:
+            own = kind == 'DecordDecode'
+            replaced.append(step if own else dict(type='mmaction.DecordDecode'))
     return replaced
 
 
-def _checked(step: dict) -> dict:
-    plain = _kind(step) == 'DecordInit'
-    return dict(step, type=CheckedDecordInit) if plain else step
-
-
-def require_frames(results: dict) -> dict:
-    """Refuse what PyAV makes of a file whose header does not count its frames.
-
-    Frames would be chosen among none, which gives the first and the last.
-    """
-    if results['total_frames'] < 1:
-        raise ValueError('its header does not count its frames; use decord')
-    return results
+def _opener(step: dict, kind: str, decoder: str) -> dict:
+    """Open with the same arguments, as far as they mean the same."""
+    if not kind.endswith('DecordInit'):
+        step = {'io_backend': step.get('io_backend', 'disk')}
+    return dict(step, type=CheckedDecordInit, decoder=decoder)
 
 
 def _kind(step: dict) -> str:

@@ -28,14 +28,17 @@ from .building import (
     find_device,
     fingerprint,
     reading_pipelines,
+    test_pipeline,
     text_tower,
 )
 from .index import Hit, ModelID, VideoIndex
 from .reading import (
+    EXACT,
     OnError,
     Video,
     VideoReader,
     Videos,
+    decoder_of,
     list_inputs,
     read_batches,
     report,
@@ -86,7 +89,8 @@ class VideoCLIP:
         cfg: config of a retriever, or of a recognizer with a ``CLIPTextHead``.
         checkpoint: what was trained; None where nothing was.
         device: 'auto' for a GPU if there is one, or a device of torch.
-        decoder: 'decord', 'pyav' or 'opencv' instead of the one that the config names.
+        decoder: 'pyav' or 'decord', those of ``CheckedDecordInit``; None for the one
+            that the config names, or else 'pyav', whose frames are exact.
 
     Raises:
         ValueError: the config is at fault, has no text tower or no pipeline that reads
@@ -108,6 +112,7 @@ class VideoCLIP:
         if checkpoint is not None:
             self.name += f' with {checkpoint}'
         self.pipelines = reading_pipelines(cfg, decoder)
+        self.decoder = decoder_of(test_pipeline(cfg), decoder)
         self.device = find_device(device)
         self.model: Any = build_model(cfg)
         self.text = text_tower(self.model)
@@ -140,7 +145,7 @@ class VideoCLIP:
         weights: Optional[str] = 'openai',
         num_frames: int = 12,
         device: str = 'auto',
-        decoder: str = 'decord',
+        decoder: str = EXACT,
     ) -> 'VideoCLIP':
         """Take CLIP as it is: the mean of its embeddings of some frames.
 
@@ -155,8 +160,8 @@ class VideoCLIP:
 
     @functools.cached_property
     def identity(self) -> ModelID:
-        """Tell this model from others, whatever the decoder and the device."""
-        return ModelID(self.name, fingerprint(self.cfg, self.model))
+        """Tell this model and its frames from others, whatever the device."""
+        return ModelID(self.name, fingerprint(self.cfg, self.model, self.decoder))
 
     def encode_video(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from mmstop.apis import VideoCLIP
-from mmstop.apis.reading import DECODERS
+from mmstop.apis.reading import DECODERS, EXACT
 from mmstop.engine.checks import check_config, load_config
 from mmstop.engine.options import KeyValues
 from mmstop.text import printable
@@ -44,7 +44,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add('--num-frames', type=count, default=12, help='with --arch (%(default)s)')
     add('--device', default='auto', help='auto, cpu, cuda:0, ... (%(default)s)')
-    add('--decoder', choices=list(DECODERS), help="instead of the config's")
+    add(
+        '--decoder',
+        choices=list(DECODERS),
+        help='pyav (default) gives exact frames; decord is for comparisons',
+    )
 
 
 def add_cfg_options(parser: argparse._ActionsContainer) -> None:
@@ -100,7 +104,7 @@ def load_model(args: argparse.Namespace) -> VideoCLIP:
         args.weights,
         args.num_frames,
         args.device,
-        args.decoder or 'decord',
+        args.decoder or EXACT,
     )
 
 

@@ -5,6 +5,7 @@ from .checked import CheckedDataset, CheckedVideoDataset
 from .classes import load_classes
 from .labels import load_labels
 from .transforms import CaptionTokenize, MirrorCaption
+from .video_files import VideoFile
 from .video_text import VideoCaptionDataset
 from .videos import CheckedDecordInit, VideoError
 
@@ -17,6 +18,7 @@ __all__ = [
     'MirrorCaption',
     'VideoCaptionDataset',
     'VideoError',
+    'VideoFile',
     'check_captions',
     'load_captions',
     'load_classes',

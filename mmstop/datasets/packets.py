@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Optional
 
-from av import Packet
+from av import Packet, VideoCodecContext
 
 __all__ = ['PacketIndex', 'index_packets']
 
@@ -85,16 +85,15 @@ def identify(packet: Packet) -> tuple:
 
 
 def index_packets(
-    container: str, stream, packets: Iterable[Packet]
-) -> Optional[PacketIndex]:  # type: ignore[no-untyped-def]
+    container: str, context: VideoCodecContext, packets: Iterable[Packet]
+) -> Optional[PacketIndex]:
     """Index a video stream, or return None where decoding alone tells its frames.
 
     Args:
         container: FFmpeg's name of the format.
-        stream: of PyAV.
+        context: of the stream.
         packets: all of the stream.
     """
-    context = stream.codec_context
     inspect = _inspector(context.codec.canonical_name, context.extradata or b'')
     if inspect is None or not container.startswith(CONTAINERS):
         return None

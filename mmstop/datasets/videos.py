@@ -1,4 +1,4 @@
-"""Open video files with decord, refusing what is damaged."""
+"""Open the video files of a config, refusing what is damaged."""
 
 import io
 import os
@@ -17,54 +17,109 @@ from mmstop.errors import ConfigError, typed
 from mmstop.registry import TRANSFORMS
 
 from .containers import check_container, check_file
+from .video_files import MAX_PIXELS, VideoFile
+from .video_streams import VideoError, too_large
 
-__all__ = ['CheckedDecordInit', 'VideoError', 'check_video', 'explain', 'with_suffix']
+__all__ = [
+    'DECODERS',
+    'CheckedDecordInit',
+    'VideoError',
+    'check_video',
+    'explain',
+    'open_video',
+    'with_suffix',
+]
 
-CHUNK = 32  # frames that check_video holds at a time
-SAMPLE = 12  # frames that it looks at where it does not look at all
-
-
-class VideoError(RuntimeError):
-    """A video cannot be used; the text says which and why."""
+DECODERS = ('pyav', 'decord')
+SAMPLE = 12  # frames that check_video looks at where it does not look at all
 
 
 @TRANSFORMS.register_module()
 class CheckedDecordInit(DecordInit):
-    """Open a video as MMAction2's ``DecordInit`` does, but no damaged one.
+    """Open a video as MMAction2's ``DecordInit`` does, for frames that are exact.
 
-    A file that is missing, empty, no video or shorter than its header says is an error.
-    So are frames that cannot be decoded, which decord otherwise replaces by the nearest
-    that can: ``DecordDecode`` raises. Frames of another size than the first are scaled
-    to it by decord. What the decoder under decord paints over where data are damaged,
-    nobody tells; ``tools/analysis/check_videos.py --decode full`` finds it.
-
-    Files on a disk are opened by name and not read into memory first, where decord 0.6
-    crashes on damaged AVI files.
+    ``DecordDecode`` then gives the frames that were asked for, in order of presentation
+    and upright, in its mode 'efficient' as well; and ``total_frames`` is how many can
+    be presented. A file that is missing, empty, no video or shorter than its header
+    says is an error, and so are frames that cannot be decoded. Frames of another size
+    than the first are scaled to it.
 
     Args:
-        max_stale: how many frames of a clip decord may replace.
-        **kwargs: those of ``DecordInit``: ``io_backend``, ``num_threads``, ...
+        decoder: 'pyav' reads exact frames (:class:`VideoFile`). 'decord' is for
+            comparisons with older results: it gives other frames of many files without
+            telling, and crashes on some.
+        max_pixels: of a frame; more are an error.
+        **kwargs: those of ``DecordInit``: ``num_threads``, ``io_backend``, and with
+            another one than 'disk' what that takes.
 
     Raises:
-        ConfigError: ``max_stale`` is negative.
+        ConfigError: there is no such decoder, or an argument means nothing.
         VideoError: on use, the video is at fault.
     """
 
     @typed
-    def __init__(self, max_stale: int = 0, **kwargs: Any) -> None:
-        if max_stale < 0:
-            raise ConfigError(f'max_stale={max_stale}, expected at least 0')
+    def __init__(
+        self, decoder: str = 'pyav', max_pixels: int = MAX_PIXELS, **kwargs: Any
+    ) -> None:
+        if decoder not in DECODERS:
+            raise ConfigError(f'decoder={decoder!r}, expected one of {list(DECODERS)}')
+        if max_pixels < 1:
+            raise ConfigError(f'max_pixels={max_pixels}, expected at least 1')
         super().__init__(**kwargs)
-        self.max_stale = max_stale
+        if self.io_backend == 'disk' and self.kwargs:
+            raise ConfigError(
+                f'CheckedDecordInit does not know {", ".join(self.kwargs)}; its '
+                f'arguments are decoder, max_pixels, num_threads and, where io_backend '
+                f"is not 'disk', those of the backend"
+            )
+        self.decoder = decoder
+        self.max_pixels = max_pixels
 
-    def _get_video_reader(self, filename: str) -> decord.VideoReader:
+    def _get_video_reader(
+        self, filename: str
+    ) -> Union['FrameReader', decord.VideoReader]:
         filename = with_suffix(filename)
-        if self.io_backend == 'disk':
-            return open_video(filename, self.num_threads, self.max_stale)
-        content = get(filename, dict(backend=self.io_backend, **self.kwargs))
-        with _as_video_error():
-            check_container(io.BytesIO(content))
-        return _read(io.BytesIO(content), self.num_threads, self.max_stale)
+        source: Union[str, io.BytesIO] = filename
+        if self.io_backend != 'disk':
+            backend = dict(backend=self.io_backend, **self.kwargs)
+            source = io.BytesIO(get(filename, backend))
+        return open_video(source, self.decoder, self.max_pixels, self.num_threads)
+
+    def __repr__(self) -> str:
+        return f'{super().__repr__()[:-1]}, decoder={self.decoder})'
+
+
+class Frames(np.ndarray):
+    """Frames as decord gives them."""
+
+    def asnumpy(self) -> np.ndarray:
+        return self.view(np.ndarray)
+
+
+class FrameReader:
+    """Exact frames behind what ``DecordInit`` and ``DecordDecode`` use of decord."""
+
+    def __init__(self, file: VideoFile) -> None:
+        self.file = file
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def get_avg_fps(self) -> float:
+        return self.file.fps
+
+    def get_batch(self, numbers: Any) -> Frames:
+        """Return frames by number: (n, H, W, 3), uint8, RGB."""
+        return self.file.frames(np.atleast_1d(numbers)).view(Frames)
+
+    def seek(self, number: int) -> None:
+        self._next = number
+
+    def next(self) -> Frames:
+        """Return the next frame: (H, W, 3), uint8, RGB."""
+        self._next += 1
+        return self.get_batch(self._next - 1)[0]
 
 
 def with_suffix(filename: str) -> str:
@@ -74,17 +129,31 @@ def with_suffix(filename: str) -> str:
 
 
 def open_video(
-    filename: str, num_threads: int = 1, max_stale: int = 0
-) -> decord.VideoReader:
-    """Open a whole video file on a disk.
+    source: Union[str, io.BytesIO],
+    decoder: str = 'pyav',
+    max_pixels: int = MAX_PIXELS,
+    num_threads: int = 1,
+) -> Union[FrameReader, decord.VideoReader]:
+    """Open a whole video file.
+
+    Args:
+        source: path, or the content of a file.
+        decoder, max_pixels, num_threads: those of :class:`CheckedDecordInit`.
 
     Raises:
-        VideoError: it is missing, no file, empty, cut short or no video.
+        VideoError: it is missing, no file, empty, cut short, too large or no video.
     """
     with _as_video_error():
-        check_file(filename)
-    # FFmpeg takes what stands before a colon in a relative path for a protocol.
-    return _read(os.path.abspath(filename), num_threads, max_stale)
+        if isinstance(source, io.BytesIO):
+            check_container(source)
+            source.seek(0)
+        else:
+            check_file(source)
+            # FFmpeg takes what stands before a colon in a relative path for a protocol.
+            source = os.path.abspath(source)
+    if decoder == 'pyav':
+        return FrameReader(VideoFile(source, max_pixels, num_threads))
+    return _open_with_decord(source, max_pixels, num_threads)
 
 
 @contextmanager
@@ -95,15 +164,21 @@ def _as_video_error() -> Iterator[None]:
         raise VideoError(str(error)) from None
 
 
-def _read(
-    source: Union[str, io.BytesIO], num_threads: int, max_stale: int
+def _open_with_decord(
+    source: Union[str, io.BytesIO], max_pixels: int, num_threads: int
 ) -> decord.VideoReader:
-    # Decord takes numbers from 1 on as frames, below as a share, and 0 as no limit.
-    tolerance = max_stale or 1e-9
+    # It repeats other frames for up to a share of them that cannot be decoded; 0 would
+    # be no limit.
+    none = 1e-9
     try:
-        return decord.VideoReader(source, num_threads=num_threads, fault_tol=tolerance)
+        reader = decord.VideoReader(source, num_threads=num_threads, fault_tol=none)
+        height, width, _ = reader[0].shape
     except Exception as error:
         raise VideoError(f'decord finds no video in it ({explain(error)})') from error
+    if height * width > max_pixels:
+        raise too_large(width, height, max_pixels)
+    reader.seek(0)
+    return reader
 
 
 def explain(error: Exception) -> str:
@@ -116,30 +191,16 @@ def explain(error: Exception) -> str:
 
 
 def check_video(filename: str, full: bool) -> None:
-    """Decode a video on a disk, a few of its frames or all.
-
-    All frames are decoded twice: by decord, as in training, and by PyAV, which can be
-    told to stop at damaged data where a decoder mostly paints over them.
+    """Decode a video on a disk: a few of its frames, or all and strictly.
 
     Raises:
         Exception: of many classes, whatever is wrong; :func:`explain` puts it in words.
     """
     filename = os.path.abspath(with_suffix(filename))
-    reader = open_video(filename)
+    with _as_video_error():
+        check_file(filename)
+    file = VideoFile(filename)
     if full:
-        for start in range(0, len(reader), CHUNK):
-            reader.get_batch(range(start, min(start + CHUNK, len(reader))))
-        _decode_strictly(filename)
+        file.check()
     else:
-        frames = np.linspace(0, len(reader) - 1, SAMPLE).round().astype(int)
-        reader.get_batch(frames)
-
-
-def _decode_strictly(filename: str) -> None:
-    import av  # an optional package
-
-    with av.open(filename) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.options = {'err_detect': 'explode'}
-        for _ in container.decode(stream):
-            pass
+        file.frames(np.linspace(0, len(file) - 1, SAMPLE).round().astype(int))

@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -55,7 +54,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--decode',
         choices=['full', 'sample'],
         default='sample',
-        help='all frames, strictly (needs PyAV), or twelve of a video (default)',
+        help='all frames, strictly, or twelve of a video (default)',
     )
     add('--out', type=Path, metavar='FILE', help='write the bad videos into this file')
     add(
@@ -73,8 +72,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f'--workers {args.workers}: it is at least 1')
-    if args.decode == 'full' and not find_spec('av'):
-        parser.error('--decode full needs PyAV: pip install av')
     return args
 
 

@@ -1,0 +1,156 @@
+"""Open the video stream of a file with FFmpeg, and read its packets and frames."""
+
+import io
+import os
+from collections.abc import Iterator
+from typing import Union
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream as Stream
+
+__all__ = ['VideoError', 'VideoStream', 'cause', 'too_large', 'upright']
+
+
+class VideoError(RuntimeError):
+    """A video cannot be used; the text says which and why."""
+
+
+class VideoStream:
+    """The best video stream of a file.
+
+    Args:
+        source: path, or the content of a file.
+        max_pixels: how many a frame may have, before anything is allocated for one.
+        num_threads: of the decoder.
+        strict: stop at damaged data, which a decoder otherwise paints over.
+
+    Raises:
+        VideoError: there is no video in it, or it is too large.
+    """
+
+    def __init__(
+        self,
+        source: Union[str, io.BytesIO],
+        max_pixels: int,
+        num_threads: int = 1,
+        strict: bool = False,
+    ) -> None:
+        if isinstance(source, str):
+            # FFmpeg reads the part before a colon as a protocol.
+            source = os.path.abspath(source)
+        else:
+            source.seek(0)
+        limit = {'max_pixels': str(max_pixels)}
+        try:
+            container = av.open(source, options=limit)
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(f'FFmpeg finds no video in it ({cause(error)})') from None
+        assert isinstance(container, InputContainer)  # the mode is that of reading
+        self.container, self.strict = container, strict
+        stream = container.streams.best('video')
+        if (
+            not isinstance(stream, Stream)
+            or Disposition.attached_pic in stream.disposition
+        ):
+            raise VideoError('there is no video in it')
+        if stream.codec_context is None:
+            raise VideoError('there is no decoder for its video')
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        self.stream, self.context = stream, stream.codec_context
+        self.width, self.height = self.context.width, self.context.height
+        if self.width * self.height > max_pixels:
+            raise too_large(self.width, self.height, max_pixels)
+        self.context.options = dict(
+            limit, **{'err_detect': 'explode'} if strict else {}
+        )
+        self.context.thread_count = num_threads
+        self.context.thread_type = 'AUTO' if num_threads > 1 else 'NONE'
+
+    def close(self) -> None:
+        """Close the file; PyAV's objects refer to each other and would stay a while."""
+        self.container.close()
+
+    @property
+    def fps(self) -> float:
+        """The mean frame rate that the file tells or FFmpeg guesses, 0 for neither."""
+        return float(self.stream.average_rate or self.stream.guessed_rate or 0)
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Read the packets that follow; PyAV's last one is empty.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
+        try:
+            yield from (p for p in self.container.demux(self.stream) if p.size)
+        except av.FFmpegError as error:
+            raise VideoError(f'it cannot be read ({cause(error)})') from None
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Decode all frames, if nothing was read before.
+
+        What cannot be decoded before the first frame belongs to one that was cut off.
+
+        Raises:
+            VideoError: data are damaged.
+        """
+        started, read = self.strict, 0
+        try:
+            for packet in self.container.demux(self.stream):
+                try:
+                    frames = self.context.decode(packet)
+                except av.FFmpegError:
+                    if started:
+                        raise
+                    continue
+                started = started or bool(frames)
+                yield from frames
+                if packet.dts is not None:
+                    read = packet.dts + 1
+        except av.FFmpegError as error:
+            raise VideoError(f'it cannot be decoded ({cause(error)})') from None
+        # Where chunks of an AVI file are damaged, FFmpeg looks for the next one that is
+        # not. Old writers are some frames off.
+        promised = self.stream.frames if self.container.format.name == 'avi' else 0
+        if read < 0.9 * promised:
+            raise VideoError(f'it ends at frame {read} of the {promised} in its header')
+
+
+def cause(error: Exception) -> str:
+    """Say what an exception says, of FFmpeg's only the essence."""
+    return getattr(error, 'strerror', None) or str(error)
+
+
+def too_large(width: int, height: int, max_pixels: int) -> VideoError:
+    """Say that frames have more pixels than they may."""
+    return VideoError(
+        f'its frames have {width} x {height} pixels, more than '
+        f'max_pixels={max_pixels}; make them smaller, or raise it in CheckedDecordInit'
+    )
+
+
+def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turn and mirror a picture (H, W, C) as its file says that it is shown.
+
+    Raises:
+        VideoError: it says another angle than a right one.
+    """
+    data = frame.side_data.get('DISPLAYMATRIX')
+    if data is None:
+        return picture
+    matrix = np.frombuffer(data, np.int32)[[0, 1, 3, 4]] / 65536  # type: ignore[call-overload]
+    a, b, c, d = turns = np.round(matrix)  # x' = a x + c y, y' = b x + d y
+    straight = (a == d == 0) != (b == c == 0) and abs(a * d - b * c) == 1
+    if not straight or np.abs(matrix - turns).max() > 0.01:
+        raise VideoError(
+            f'it is shown turned by {frame.rotation} degrees, expected a right angle'
+        )
+    if a == 0:
+        picture = picture.transpose(1, 0, 2)
+        a, d = c, b
+    return picture[:: int(d), :: int(a)]
