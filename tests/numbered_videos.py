@@ -86,16 +86,22 @@ def write(video: Video, path: Path) -> Path:
 
 
 def remux(
-    source: Path, path: Path, skip: int = 0, muxing: Optional[dict] = None
+    source: Path,
+    path: Path,
+    skip: int = 0,
+    tell: Callable[[av.Packet], None] = lambda packet: None,
 ) -> Path:
-    """Copy the packets of a video into another file, without the first ``skip``."""
-    with (
-        av.open(str(source)) as old,
-        av.open(str(path), 'w', options=muxing or {}) as new,
-    ):
+    """Copy the packets of a video into another file.
+
+    Args:
+        skip: how many to leave out at the start.
+        tell: changes what is said of a packet.
+    """
+    with av.open(str(source)) as old, av.open(str(path), 'w') as new:
         stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in list(old.demux(old.streams.video[0]))[skip:]:
+        for packet in list(old.demux(video=0))[skip:]:
             if packet.size:
+                tell(packet)
                 packet.stream = stream
                 new.mux(packet)
     return path
