@@ -153,7 +153,7 @@ def test_frames_are_exact(name, tmp_path):
 @pytest.mark.parametrize('suffix', SUFFIXES)
 def test_every_container_and_codec_is_exact_or_refused(suffix, tmp_path):
     exact = 0
-    for codec, options in CODECS.items():
+    for codec in CODECS:
         try:
             video = of(suffix, codec)
             path = write(video, tmp_path / codec)
@@ -164,7 +164,7 @@ def test_every_container_and_codec_is_exact_or_refused(suffix, tmp_path):
         except VideoError as error:
             assert str(error) in (
                 'there is no video in it',
-                'there is no decoder for it',
+                'there is no decoder for its video',
             )
             with pytest.raises((IndexError, av.FFmpegError)):
                 decode(path)
@@ -260,10 +260,14 @@ def test_wrong_frames_are_noticed_and_decoded_from_the_start(tmp_path, monkeypat
 
 
 def test_hidden_frames_are_not_counted(tmp_path):
+    """As VP8 has them for others to refer to."""
     path = write(VIDEOS['webm_vp8'], tmp_path / 'a')
-    index = VideoFile(str(path))._index
-    assert not all(index.shown)
-    assert len(index.frames) == 100 < len(index.ids)
+    with av.open(str(path)) as container:
+        packet = bytes(list(container.demux(video=0))[30])
+    hidden = bytes([packet[0] & ~0x10]) + packet[1:]
+    path.write_bytes(path.read_bytes().replace(packet, hidden))
+    assert_exact(path, [*range(30), *range(31, 100)])
+    assert entries(path) == 5
 
 
 def test_threads_and_memory_give_the_same_frames(tmp_path):
@@ -310,9 +314,7 @@ def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
 
 def test_frames_shown_askew_are_refused(tmp_path):
     path = write(of('mp4', rotation=30), tmp_path / 'askew')
-    with pytest.raises(
-        VideoError, match='turned by 30 degrees, expected a right angle'
-    ):
+    with pytest.raises(VideoError, match='by 330 degrees clockwise, expected a mult'):
         VideoFile(str(path)).frames([0])
 
 
@@ -334,15 +336,19 @@ def test_colours_are_those_of_the_file(tmp_path):
 
 def test_damaged_frames_are_refused(tmp_path):
     path = write(of('mp4', size=(320, 240)), tmp_path / 'a')
+    with av.open(str(path)) as container:
+        packet = max(list(container.demux(video=0))[30:48], key=lambda p: p.size)
     data = bytearray(path.read_bytes())
-    middle = data.index(b'mdat') + (len(data) - data.index(b'mdat')) // 2
-    data[middle : middle + 600] = os.urandom(600)
+    start = packet.pos + packet.size // 3
+    data[start : start + packet.size // 2] = np.random.default_rng(0).bytes(
+        packet.size // 2
+    )
     path.write_bytes(data)
     file = VideoFile(str(path))
-    with pytest.raises(VideoError, match='not all frames up to 99 can be|is damaged'):
+    with pytest.raises(VideoError, match='not all frames up to 47 can be|is damaged'):
         file.frames(range(100))
-    assert read(file.frames([0])[0]) == 0  # long before the damage
-    with pytest.raises(VideoError, match='cannot be decoded|come out'):
+    assert [read(frame) for frame in file.frames([0, 23, 48, 99])] == [0, 23, 48, 99]
+    with pytest.raises(VideoError, match='it cannot be decoded .Invalid data found'):
         file.check()
 
 
@@ -353,24 +359,16 @@ def test_no_such_frame(tmp_path):
             file.frames([0, number])
 
 
-def test_too_many_pixels_are_refused_before_they_are_allocated(tmp_path):
+def test_a_header_that_claims_much_costs_nothing(tmp_path):
     path = write(of('mkv', 'ffv1', num=2, size=(300, 256)), tmp_path / 'a')
-    with pytest.raises(
-        VideoError, match='300 x 256 pixels, more than max_pixels=76799'
-    ):
-        VideoFile(str(path), max_pixels=300 * 256 - 1)
-    assert len(VideoFile(str(path), max_pixels=300 * 256)) == 2
+    assert VideoFile(str(path), max_pixels=300 * 256).frames([1]).shape[1] == 256
     data = path.read_bytes()
-    for old, new in ((300, 24_000), (256, 25_000)):
-        for key in (b'\xb0', b'\xba'):  # of Matroska: width and height
-            data = data.replace(
-                key + b'\x82' + old.to_bytes(2, 'big'),
-                key + b'\x82' + new.to_bytes(2, 'big'),
-            )
+    for key, old, new in ((b'\xb0\x82', 300, 24_000), (b'\xba\x82', 256, 25_000)):
+        data = data.replace(key + old.to_bytes(2, 'big'), key + new.to_bytes(2, 'big'))
     path.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(
-        VideoError, match='24000 x 25000 pixels, more than max_pixels=33'
+        VideoError, match='have no size at all, or more than max_pixels=33554432'
     ):
         VideoFile(str(path))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -43,7 +43,8 @@ class VideoStream:
             source = os.path.abspath(source)
         else:
             source.seek(0)
-        limit = {'max_pixels': str(max_pixels)}
+        # FFmpeg counts the pixels that it adds to a row as well.
+        limit = {'max_pixels': str(2 * max_pixels + 2**20)}
         try:
             container = av.open(source, options=limit)
         except (av.FFmpegError, ValueError) as error:
@@ -63,7 +64,7 @@ class VideoStream:
                 other.discard = Discard.all
         self.stream, self.context = stream, stream.codec_context
         self.width, self.height = self.context.width, self.context.height
-        if self.width * self.height > max_pixels:
+        if not 0 < self.width * self.height <= max_pixels:
             raise too_large(self.width, self.height, max_pixels)
         self.context.options = dict(
             limit, **{'err_detect': 'explode'} if strict else {}
@@ -127,10 +128,11 @@ def cause(error: Exception) -> str:
 
 
 def too_large(width: int, height: int, max_pixels: int) -> VideoError:
-    """Say that frames have more pixels than they may."""
+    """Say that frames have more pixels than they may; FFmpeg calls many such 0 x 0."""
+    size = f'{width} x {height} pixels,' if width * height else 'no size at all, or'
     return VideoError(
-        f'its frames have {width} x {height} pixels, more than '
-        f'max_pixels={max_pixels}; make them smaller, or raise it in CheckedDecordInit'
+        f'its frames have {size} more than max_pixels={max_pixels}; make them smaller, '
+        f'or raise it in CheckedDecordInit'
     )
 
 
@@ -147,8 +149,10 @@ def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     a, b, c, d = turns = np.round(matrix)  # x' = a x + c y, y' = b x + d y
     straight = (a == d == 0) != (b == c == 0) and abs(a * d - b * c) == 1
     if not straight or np.abs(matrix - turns).max() > 0.01:
+        angle = np.degrees(np.arctan2(matrix[1], matrix[0])) % 360
         raise VideoError(
-            f'it is shown turned by {frame.rotation} degrees, expected a right angle'
+            f'it is shown turned by {angle:.0f} degrees clockwise, expected a multiple '
+            f'of 90'
         )
     if a == 0:
         picture = picture.transpose(1, 0, 2)
