@@ -29,6 +29,7 @@ def load_script(name):
 model = load_script('benchmark_model')
 counts = load_script('benchmark_counts')
 data = load_script('benchmark_pipeline')
+reading = load_script('benchmark_reading')
 report_script = load_script('benchmark_report')
 benchmark = load_script('benchmark')
 retrieval = load_script('benchmark_retrieval')
@@ -318,7 +319,7 @@ def test_memory_is_measured_in_another_process(tmp_path):
     assert point['contestants']['clip']['memory_mb'] is None, 'not asked for'
 
 
-def test_config_and_its_data_are_measured(tmp_path, capsys, monkeypatch):
+def test_config_and_its_data_are_measured(tmp_path, capsys):
     config, out = write_tiny_run(tmp_path), tmp_path / 'out.json'
     pairs = [config, '--pipeline', config, '--methods', 'tiny', '--out', out]
     assert run(*pairs, '--workers', 0, 2, '--num-videos', 5) == 0
@@ -329,9 +330,8 @@ def test_config_and_its_data_are_measured(tmp_path, capsys, monkeypatch):
     tiny = point['contestants']['tiny']
     assert tiny['trainable_parameters'] == 632_000
     rows = report['pipeline']['rows']
-    decoders = [name for name, d in data.DECODERS.items() if data.find_spec(d.package)]
     assert [(r['decoder'], r['workers']) for r in rows] == [
-        (decoder, n) for decoder in decoders for n in (0, 2)
+        (decoder, n) for decoder in ('pyav', 'decord') for n in (0, 2)
     ]
     needed = tiny['step']['videos_per_s']
     assert report['pipeline']['needed'] == needed
@@ -339,11 +339,26 @@ def test_config_and_its_data_are_measured(tmp_path, capsys, monkeypatch):
         waits = 'the model waits' if row['videos_per_s'] < needed else 'data wait'
         assert f'{row["videos_per_s"] / needed:.2f} of the need: {waits}' in printed
 
-    monkeypatch.setattr(data, 'find_spec', lambda package: package != 'av')
     assert run('--pipeline', config, '--workers', 0, '--num-videos', 1) == 0
+    assert 'of the need' not in capsys.readouterr().out
+
+
+def test_reading_is_measured_on_videos_of_its_own(tmp_path, capsys, monkeypatch):
+    small = reading.Made('1 s', 1, 64, 48)
+    monkeypatch.setattr(reading, 'VIDEOS', (small,))
+    out = tmp_path / 'out.json'
+    assert run('--pipeline', '--out', out) == 0
     printed = capsys.readouterr().out
-    assert 'PyAV is left out: pip install av' in printed
-    assert 'of the need' not in printed
+    rows = json.loads(out.read_text())['reading']
+    assert [(r['video'], r['frames']) for r in rows] == [
+        ('1 s, 64 x 48', 12),
+        ('1 s, 64 x 48', 64),
+    ]
+    for row in rows:
+        assert list(row['ms']) == ['pyav', 'decord'] and row['ratio'] > 0
+        assert f'{row["ratio"]:.2f}' in printed
+    assert benchmark.main([str(out)]) == 0
+    assert capsys.readouterr().out == printed
 
 
 def test_decoder_is_replaced_wherever_it_stands():
@@ -355,16 +370,19 @@ def test_decoder_is_replaced_wherever_it_stands():
     dataset = dict(type='RepeatDataset', dataset=dict(pipeline=steps))
     found = data.by_decoder(dataset)
     assert found['decord']['dataset']['pipeline'] == [
-        dict(type='CheckedDecordInit', io_backend='petrel'),
+        dict(type='CheckedDecordInit', io_backend='petrel', decoder='decord'),
         *steps[1:],
     ]
-    changed = data.redecode(dataset, data.DECODERS['PyAV'])
-    assert changed['dataset']['pipeline'] == [
-        dict(type='PyAVInit', io_backend='petrel'),
-        steps[1],
-        dict(type='PyAVDecode', mode='efficient'),
+    exact = found['pyav']['dataset']['pipeline']
+    assert exact[0] == dict(
+        type='CheckedDecordInit', io_backend='petrel', decoder='pyav'
+    )
+    assert isinstance(exact[1]['scale'], tuple)
+    other = [dict(type='PyAVInit'), dict(type='PyAVDecode', mode='efficient')]
+    assert data.redecode(other, 'pyav') == [
+        dict(type='CheckedDecordInit', decoder='pyav'),
+        dict(type='DecordDecode', mode='efficient'),
     ]
-    assert isinstance(changed['dataset']['pipeline'][1]['scale'], tuple)
     frames = dict(type='RawframeDataset', pipeline=[dict(type='RawFrameDecode')])
     assert data.by_decoder(frames) == {'as configured': frames}
 

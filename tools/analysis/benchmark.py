@@ -6,6 +6,7 @@
         --out sweep.json --plot sweep.png
     python tools/analysis/benchmark.py sweep.json --plot sweep.png    # only draws
     python tools/analysis/benchmark.py --pipeline configs/stop_moving_shapes.py
+    python tools/analysis/benchmark.py --pipeline                  # videos of its own
 
 All contestants take turns in one process, on the same random videos and with random
 weights: speed depends on neither, but the number of STOP's temporal prompts does, and
@@ -13,7 +14,8 @@ is reported. The training step is forward, backward and AdamW's step, of the vid
 alone; a tower without anything to train passes the gradient to its input. Ratios are to
 open_clip's tower in the same round. --pipeline measures the data side by itself, and
 beside a config tells which of the two would wait for the other; on a CPU they compete
-for the same cores besides.
+for the same cores besides. Without a config it reads clips of H.264 videos that it
+makes.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from benchmark_model import (
     time_rounds,
 )
 from benchmark_pipeline import measure_pipeline
+from benchmark_reading import measure_reading, reading_table
 from benchmark_report import (
     environment,
     pipeline_table,
@@ -80,7 +83,8 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--memory', action='store_true', help='peaks; slow on the CPU, free on GPUs')
     sweeps = 'frames=4,8,16, batch=1,4, arch=A,B; all three if none is named'
     add('--sweep', nargs='*', metavar='AXIS=VALUES', help=sweeps)
-    add('--pipeline', metavar='CONFIG', help='measure the data side of this config')
+    data = 'measure the data side of this config, or of none how clips are read'
+    add('--pipeline', nargs='?', const='', metavar='CONFIG', help=data)
     add('--workers', nargs='+', type=int, default=[0, 1, 2], help='of the data side')
     add('--num-videos', type=int, default=128, help='the data side loads a round')
     add('--out', type=Path, help='JSON to write')
@@ -115,6 +119,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             print(point_table(point, report))
         if 'pipeline' in report:
             print(pipeline_table(report['pipeline']))
+        if 'reading' in report:
+            print(reading_table(report['reading']))
     else:
         check_numbers(args)
         report = measure(args, command)
@@ -147,7 +153,8 @@ def measure(args: argparse.Namespace, command: str) -> dict:
     report: dict = {'command': command, **environment(args), 'points': []}
     cfg = read_config(args.source, args.cfg_options) if args.source else None
     pipeline = read_config(args.pipeline, None, ['train']) if args.pipeline else None
-    only_data = pipeline and not (cfg or args.methods or args.sweep is not None)
+    data = args.pipeline is not None
+    only_data = data and not (cfg or args.methods or args.sweep is not None)
     for axis, setups in [] if only_data else plan(args, cfg):
         point = measure_point(setups, args)
         report['points'].append({'axis': axis, **point})
@@ -159,6 +166,10 @@ def measure(args: argparse.Namespace, command: str) -> dict:
         )
         report['pipeline']['needed'] = training_speed(report, args.source)
         print(pipeline_table(report['pipeline']))
+        write_report(report, args.out)
+    elif data:
+        report['reading'] = measure_reading(args.repeats)
+        print(reading_table(report['reading']))
         write_report(report, args.out)
     return report
 

@@ -6,8 +6,7 @@ The part of tools/analysis/benchmark.py that decodes videos and runs no model.
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -15,22 +14,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
+from mmstop.datasets.videos import DECODERS
 from mmstop.engine.checks import ConfigError
 
-
-class Decoder(NamedTuple):
-    """Two transforms of MMAction2, and the package that they need."""
-
-    init: str
-    decode: str
-    package: str
-
-
-DECODERS = {
-    'decord': Decoder('CheckedDecordInit', 'DecordDecode', 'decord'),
-    'PyAV': Decoder('PyAVInit', 'PyAVDecode', 'av'),
-}
-OPENERS = {'DecordInit', *(decoder.init for decoder in DECODERS.values())}
+OPENERS = {'CheckedDecordInit', 'DecordInit', 'OpenCVInit', 'PyAVInit'}
+DECODES = {'DecordDecode', 'OpenCVDecode', 'PyAVDecode'}
 AS_CONFIGURED = 'as configured'
 
 
@@ -80,32 +68,25 @@ def measure_pipeline(
 def by_decoder(dataset: dict) -> dict[str, Any]:
     """Give the data set every decoder in turn: {name: config of the data set}.
 
-    A data set that is read otherwise, e.g. as extracted frames, stays as it is. Missing
-    packages are printed and left out.
+    A data set that is read otherwise, e.g. as extracted frames, stays as it is.
     """
-    copies = {name: redecode(dataset, decoder) for name, decoder in DECODERS.items()}
+    copies = {name: redecode(dataset, name) for name in DECODERS}
     if all(copy == dataset for copy in copies.values()):
         return {AS_CONFIGURED: dataset}
-    found = {}
-    for name, decoder in DECODERS.items():
-        if find_spec(decoder.package):
-            found[name] = copies[name]
-        else:
-            print(f'{name} is left out: pip install {decoder.package}')
-    return found
+    return copies
 
 
-def redecode(node: Any, decoder: Decoder) -> Any:
-    """Copy a config with another decoder wherever it decodes."""
+def redecode(node: Any, decoder: str) -> Any:
+    """Copy a config with a decoder of ``CheckedDecordInit`` wherever it decodes."""
     if isinstance(node, (list, tuple)):
         return type(node)(redecode(child, decoder) for child in node)
     if not isinstance(node, dict):
         return node
     kind = str(node.get('type')).split('.')[-1]
     if kind in OPENERS:
-        return _keep(node, decoder.init, 'io_backend')
-    if kind in {d.decode for d in DECODERS.values()}:
-        return _keep(node, decoder.decode, 'mode')
+        return dict(_keep(node, 'CheckedDecordInit', 'io_backend'), decoder=decoder)
+    if kind in DECODES:
+        return _keep(node, 'DecordDecode', 'mode')
     return {key: redecode(child, decoder) for key, child in node.items()}
 
 
