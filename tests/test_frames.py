@@ -6,6 +6,7 @@ import resource
 from fractions import Fraction
 
 import av
+import decord
 import numpy as np
 import pytest
 from faulty_videos import write_frames
@@ -78,8 +79,19 @@ VIDEOS = {
     'mp4_fragmented': of('mp4', muxing={'movflags': 'frag_keyframe+empty_moov'}),
     'webm_live': of('webm', 'libvpx', muxing={'live': '1'}),
     'intra_refresh': of('mp4', options={**B, 'intra-refresh': '1'}),
+    'intra_refresh_and_cuts': of(
+        'mp4',
+        num=200,
+        options={'preset': 'veryfast', 'g': '30', 'intra-refresh': '1'},
+    ),
     'h264_open_gop': of('mp4', options={**B, 'x264-params': 'open-gop=1'}),
     'hevc_open_gop': of('mkv', 'libx265'),
+    'hevc_by_default': of(
+        'mkv',
+        'libx265',
+        num=255,
+        options={'preset': 'ultrafast', 'x265-params': 'log-level=none'},
+    ),
     'hevc_closed_gop': of('mp4', 'libx265', options=CLOSED, tag='hvc1'),
     'hevc_temporal_layers': of('mkv', 'libx265', options=LAYERS),
     'b_pyramid': of(
@@ -110,6 +122,9 @@ VIDEOS = {
     'mirrored': of('mp4', mirrored=True),
     'rotated_90_and_mirrored': of('mp4', rotation=90, mirrored=True),
 }
+CUT = of(
+    'mp4', times=lambda i: i - 30, muxing={'avoid_negative_ts': 'disabled'}
+)  # an edit list leaves 30 frames out
 
 
 def assert_exact(path, numbers, turned=False):
@@ -193,6 +208,35 @@ def test_cut_at_any_packet_is_exact(codec, suffix, tmp_path):
         assert numbers[-1] == 99
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    [
+        'avi_h264_with_b_frames',
+        'avi_xvid_with_b_frames',
+        'wmv',
+        'mpg_mpeg1',
+        'vob_mpeg2',
+        'ts',
+        'cut',
+        'intra_refresh_and_cuts',
+        'hevc_by_default',
+    ],
+)
+def test_decord_gives_other_frames(name, tmp_path):
+    """As MMAction2 opens it. It is why decord is not the default."""
+    video = VIDEOS.get(name, CUT)
+    path = write(video, tmp_path / name)
+    first = 30 if video is CUT else 0
+    last = video.num - 1 - first
+    asked = [*range(12, last - 4, 25), last - 4, last]
+    reader = decord.VideoReader(str(path))
+    found = [read(frame) for frame in reader.get_batch(asked).asnumpy()]
+    wrong = [(a, b) for a, b in zip(asked, found) if b != a + first]
+    print(f'{name}: of {asked}, of {len(reader)} frames, wrong are {wrong}')
+    assert wrong
+
+
 # --- What must be proved before frames are reached by seeking ------------------------
 
 
@@ -220,9 +264,7 @@ def test_decoding_starts_at_frames_that_need_no_other(tmp_path):
 
 def test_frames_of_an_edit_list_are_left_out(tmp_path):
     """As in an mp4 cut by ``ffmpeg -ss ... -c copy``, which decodes and shows less."""
-    muxing = {'avoid_negative_ts': 'disabled'}
-    video = of('mp4', times=lambda i: i - 30, muxing=muxing)
-    path = write(video, tmp_path / 'cut')
+    path = write(CUT, tmp_path / 'cut')
     assert_exact(path, range(30, 100))
     assert entries(path)
 
