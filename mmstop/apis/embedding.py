@@ -1,14 +1,15 @@
 """Keeping an index of videos up to date, in one process or in many."""
 
 import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, Union
 
+import numpy as np
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
 
 from .index import EXACT, Source, VideoIndex
-from .reading import list_videos
+from .reading import absolute, list_videos, videos_below
 from .video_clip import VideoCLIP
 
 __all__ = ['Update', 'update_index']
@@ -28,6 +29,15 @@ class Plan(NamedTuple):
 
     todo: dict[str, Source]
     forgotten: int
+    errors: dict[str, str]  # of files that are not even opened
+
+
+class Share(NamedTuple):
+    """What one process has embedded of a batch."""
+
+    paths: list[str]
+    embeddings: np.ndarray  # (n, E), float32
+    errors: dict[str, str]
 
 
 def update_index(
@@ -41,10 +51,9 @@ def update_index(
 ) -> Update:
     """Embed what is new or changed, and forget what is gone from the folders.
 
-    Every batch is kept as soon as it is done. In a process group each process takes its
-    share, into a file of its own beside the index, ``INDEX.part0`` and so on, which the
-    first process merges at the end, or at the start of the next call if this one is
-    killed. The processes must see the same files under the same paths.
+    Every batch is kept as soon as it is done. In a process group each process embeds
+    its share and the first one writes; the processes must see the same files under the
+    same paths. Several calls may update one index at once.
 
     Args:
         sources: files, folders or patterns, as in :func:`list_videos`. Videos from
@@ -56,63 +65,100 @@ def update_index(
         exact: number of videos beyond which a faster, approximate search is prepared.
 
     Raises:
-        FileNotFoundError: a source gives no video.
+        FileNotFoundError: a source gives no video, and the index has none of it.
         ValueError: the index is another model's, or no index.
+        OSError: the disk is full, or the index is locked or cannot be written to.
     """
     rank, world = get_dist_info()
     plans = [_plan(clip, sources, out) if rank == 0 else None]
     broadcast_object_list(plans)
-    todo, forgotten = plans[0]  # type: ignore[misc]
-    share = list(todo)[rank::world]
-    errors: dict[str, str] = {}
-    own = out if world == 1 else f'{out}.part{rank}'
-    with VideoIndex(own, clip.identity) as index:
-        for batch in clip.stream(share, batch_size, num_workers, progress and not rank):
-            read = [share[i] for i in batch.indices]
-            index.add({path: todo[path] for path in read}, batch.embeddings)
-            errors.update({share[i]: why for i, why in batch.errors.items()})
-    errors = {p: why for part in all_gather_object(errors) for p, why in part.items()}
-    counts = [_finish(clip, out, errors, exact) if rank == 0 else None]
+    todo, forgotten, errors = plans[0]  # type: ignore[misc]
+    shares = _embed(
+        clip, list(todo)[rank::world], batch_size, num_workers, progress and not rank
+    )
+    embedded = 0
+    with VideoIndex(out, clip.identity) if rank == 0 else nullcontext() as index:
+        while any(parts := all_gather_object(next(shares, None))):
+            for part in filter(None, parts):
+                embedded += len(part.paths)
+                errors.update(part.errors)
+                if index is not None:
+                    index.add({p: todo[p] for p in part.paths}, part.embeddings)
+        counts = [None if index is None else _finish(index, errors, exact)]
     broadcast_object_list(counts)
-    return Update(counts[0], len(todo) - len(errors), forgotten, errors)  # type: ignore[arg-type]
+    return Update(counts[0], embedded, forgotten, errors)  # type: ignore[arg-type]
 
 
 def _plan(
     clip: VideoCLIP, sources: Union[str, os.PathLike, Sequence], out: os.PathLike | str
 ) -> Plan:
-    """Compare disk and index, and bring the index to where an earlier call was."""
+    """Compare disk and index, and forget what is gone."""
     if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
-    paths = [os.path.abspath(path) for path in list_videos(sources)]
-    found = {path: Source.of(path) for path in paths}
-    folders = [Path(s).absolute() for s in sources if os.path.isdir(s)]
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    folders = {absolute(s): os.fspath(s) for s in sources if os.path.isdir(s)}
+    below = {folder: videos_below(folder) for folder in folders}
+    empty = [folder for folder, videos in below.items() if not videos]
+    paths = [
+        absolute(p) for s in sources if not os.path.isdir(s) for p in list_videos(s)
+    ]
+    if empty and not os.path.exists(out):
+        list_videos(folders[empty[0]])  # which says that it is empty
+    found, errors = _look(
+        path for videos in (paths, *below.values()) for path in videos
+    )
     with VideoIndex(out, clip.identity) as index:
-        _merge_parts(index)
         known = index.sources()
+        for folder in empty:
+            if not any(map(_is_below(folder), known)):
+                list_videos(folders[folder])
+        inside = [_is_below(folder) for folder in folders]
         gone = [
             path
             for path in known.keys() - found.keys()
-            if any(folder in Path(path).parents for folder in folders)
+            if any(is_inside(path) for is_inside in inside)
         ]
         index.remove(gone)
     todo = {path: source for path, source in found.items() if known.get(path) != source}
-    return Plan(todo, len(gone))
+    return Plan(todo, len(gone), errors)
 
 
-def _finish(
-    clip: VideoCLIP, out: Union[str, os.PathLike], unread: Iterable[str], exact: int
-) -> int:
-    """Bring everything together and return how many videos there are."""
-    with VideoIndex(out, clip.identity) as index:
-        _merge_parts(index)
-        index.remove(unread)  # what was embedded of them is of an older file
-        index.build_inverted(exact)
-        return len(index)
+def _is_below(folder: str) -> Callable[[str], bool]:
+    return lambda path: path.startswith(os.path.join(folder, ''))
 
 
-def _merge_parts(index: VideoIndex) -> None:
-    for path in sorted(index.path.parent.iterdir()):
-        name, dot, rank = path.name.rpartition('.part')
-        if name == index.path.name and dot and rank.isdigit():
-            index.merge(path)
+def _look(paths: Iterable[str]) -> tuple[dict[str, Source], dict[str, str]]:
+    """Return what can be known of files, and why others cannot be in an index."""
+    found, errors = {}, {}
+    for path in paths:
+        try:
+            path.encode()
+            found[path] = Source.of(path)
+        except UnicodeEncodeError:
+            errors[path] = 'its name is not UTF-8; rename it'
+        except OSError as error:  # gone since it was listed
+            errors[path] = str(error.strerror)
+    return found, errors
+
+
+def _embed(
+    clip: VideoCLIP, paths: list[str], batch_size: int, num_workers: int, progress: bool
+) -> Iterator[Share]:
+    for batch in clip.stream(paths, batch_size, num_workers, progress):
+        read, embeddings = [paths[i] for i in batch.indices], batch.embeddings
+        sound = np.isfinite(embeddings).all(1)
+        errors = {paths[i]: why for i, why in batch.errors.items()}
+        for path, is_sound in zip(read, sound):
+            if not is_sound:
+                errors[path] = 'the model makes no finite embedding of it'
+        yield Share([p for p in read if p not in errors], embeddings[sound], errors)
+
+
+def _finish(index: VideoIndex, errors: dict[str, str], exact: int) -> int:
+    """Bring the index into order and return how many videos there are."""
+    # What was embedded of them is of an older file.
+    unread = errors.keys() & index.sources().keys()
+    if unread:
+        index.remove(unread)
+    index.compact()
+    index.build_inverted(exact)
+    return len(index)

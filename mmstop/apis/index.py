@@ -1,62 +1,33 @@
-"""Embeddings of many videos in one file, and the search through them.
+"""Embeddings of many videos in one folder, and the search through them.
 
-The file is an SQLite database: a batch is one transaction, so that a kill at any moment
-leaves whole batches; one row a video makes changes cheap; every language reads it; and
-there is one file to copy. FAISS searches: exactly (``IndexFlatIP``) up to some 100,000
-videos, where a query takes milliseconds and an approximation would gain nothing; beyond
-that by an inverted file (``IVF,Flat``), which compares the query with the part of the
-videos that lies near it. The inverted file is built once, beside the database, and
-holds for exactly the rows that it was built from; where it is out of date the search is
-exact, slower and still right.
+The folder holds ``videos.db``, an SQLite file that names the videos and says what is
+valid; ``*.rows``, their embeddings (:mod:`mmstop.apis.rows`); and, from 100,000 videos
+on, ``*.faiss``, by which a search need not look at all of them
+(:mod:`mmstop.apis.inverted`). A batch is one transaction of SQLite: its rows are on the
+disk before they are named, so that a kill at any moment leaves whole batches. Every
+other file is taken for what SQLite says of it, or not at all. A search reads one moment
+of the index, whoever writes meanwhile.
 """
 
 import os
-import sqlite3
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
+from .inverted import FEWEST, Inverted, digest, find_faiss
+from .making import NAMES, ModelID, Source, make, new_file
+from .rows import BLOCK, append, find_no_unit, rank
+from .store import Moment, Store
+
 __all__ = ['EXACT', 'Hit', 'ModelID', 'Source', 'VideoIndex']
 
 EXACT = 100_000  # videos up to which the search is exact
-PROBED = 1 / 8  # of the lists of an inverted file, those that a query looks into
-
-TABLES = """
-CREATE TABLE IF NOT EXISTS model (name TEXT NOT NULL, fingerprint TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS videos (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    path TEXT NOT NULL UNIQUE,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    embedding BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS inverted (state TEXT NOT NULL);
-"""
-
-
-class ModelID(NamedTuple):
-    """Who embedded: a name for people and a hash of config and weights."""
-
-    name: str
-    fingerprint: str
-
-    def __str__(self) -> str:
-        return f'{self.name} ({self.fingerprint[:12]})'
-
-
-class Source(NamedTuple):
-    """By what a changed file is known."""
-
-    size: int  # bytes
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Union[str, os.PathLike]) -> 'Source':
-        stat = os.stat(path)
-        return cls(stat.st_size, stat.st_mtime_ns)
+MANY = 100  # hits beyond which it is too
+TAIL = 0.02  # of the rows of an inverted file, those behind it that it bears
 
 
 class Hit(NamedTuple):
@@ -66,58 +37,44 @@ class Hit(NamedTuple):
     score: float
 
 
-class Searcher(NamedTuple):
-    """A FAISS index and what its numbers stand for."""
-
-    paths: list[str]
-    index: Any
-    state: str  # of the rows that it was made from
-
-
 class VideoIndex:
-    """The embeddings of some videos by one model, as a file.
+    """The embeddings of some videos by one model, as a folder.
 
     ``with VideoIndex(path) as index: paths, vectors = index.load()``
 
+    It belongs to the thread that opened it; other threads and processes open it anew.
+
     Args:
-        path: of the database; with ``model`` it is made if need be.
+        path: of the folder; with ``model`` it is made if need be, or made of the single
+            file that older versions wrote.
         model: who embeds; None to open what is there.
 
     Raises:
         FileNotFoundError: there is no such index, and ``model`` is None.
-        ValueError: the file is no index, or another model made it.
+        ValueError: it is no index, or damaged, or another model made it.
+        OSError: it cannot be opened.
     """
 
     def __init__(
         self, path: Union[str, os.PathLike], model: Optional[ModelID] = None
     ) -> None:
         self.path = Path(path)
-        if model is None and not self.path.is_file():
-            raise FileNotFoundError(
-                f'index {str(path)!r}: there is no such file; mmstop embed writes one'
-            )
-        self._searcher: Optional[Searcher] = None
+        if model is not None and not self.path.joinpath(NAMES).exists():
+            make(self.path, model)
+        self._store = Store(self.path)
         try:
-            self.db = sqlite3.connect(path, isolation_level='IMMEDIATE')
-            self.model = self._open(model)
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f'{path} is no index that mmstop embed wrote ({error})'
-            ) from None
-        if model is not None:
-            self.check(model)
+            with self._store.moment() as now:
+                self.model = ModelID(*now.one('SELECT name, fingerprint FROM state'))
+            if model is not None:
+                self.check(model)
+        except BaseException:
+            self.close()
+            raise
 
-    def _open(self, model: Optional[ModelID]) -> ModelID:
-        if model is not None:
-            self.db.executescript(TABLES)
-        row = self.db.execute('SELECT name, fingerprint FROM model').fetchone()
-        if row is None and model is not None:
-            with self.db:
-                self.db.execute('INSERT INTO model VALUES (?, ?)', model)
-            return model
-        if row is None:
-            raise sqlite3.DatabaseError('it names no model')
-        return ModelID(*row)
+    @property
+    def db(self) -> Any:
+        """The connection to the names."""
+        return self._store.database.connection
 
     def __enter__(self) -> 'VideoIndex':
         return self
@@ -131,8 +88,8 @@ class VideoIndex:
         self.close()
 
     def close(self) -> None:
-        """Close the file; closing twice is no error."""
-        self.db.close()
+        """Close the files; closing twice is no error."""
+        self._store.close()
 
     def check(self, model: ModelID) -> None:
         """Refuse a model that did not make this index.
@@ -147,60 +104,138 @@ class VideoIndex:
             )
 
     def __len__(self) -> int:
-        return self.db.execute('SELECT count(*) FROM videos').fetchone()[0]
+        with self._store.moment() as now:
+            return now.num_rows - len(self._store.holes(now))
+
+    def __contains__(self, path: str) -> bool:
+        with self._store.moment() as now:
+            found = now.db.execute('SELECT 1 FROM videos WHERE path = ?', (path,))
+            return found.fetchone() is not None
 
     def sources(self) -> dict[str, Source]:
         """Return the videos in it with what they were embedded from."""
-        rows = self.db.execute('SELECT path, size, mtime_ns FROM videos')
-        return {path: Source(size, mtime_ns) for path, size, mtime_ns in rows}
+        with self._store.moment() as now:
+            rows = now.db.execute('SELECT path, size, mtime_ns FROM videos')
+            return {path: Source(size, mtime_ns) for path, size, mtime_ns in rows}
+
+    def load(self) -> tuple[list[str], np.ndarray]:
+        """Return the videos and their embeddings (n, E), float32, of unit norm."""
+        with self._store.moment() as now:
+            found = now.db.execute('SELECT number, path FROM videos ORDER BY number')
+            named = found.fetchall()
+            numbers = np.array([number for number, _ in named], np.int64)
+            return [path for _, path in named], self._store.rows(now).take(numbers)
+
+    # --- Changes --------------------------------------------------------------------
 
     def add(self, sources: dict[str, Source], embeddings: np.ndarray) -> None:
         """Add or replace videos, all of them or, if killed, none.
 
         Args:
             embeddings: (n, E), float32, of unit norm, in the order of ``sources``.
+
+        Raises:
+            ValueError: they are not, or the index holds others of another width.
+            OSError: the disk is full, or another process writes for a whole minute.
         """
-        rows = [
-            (path, *source, row.astype('<f4').tobytes())
-            for (path, source), row in zip(sources.items(), embeddings, strict=True)
-        ]
-        with self.db:
-            self.db.executemany(
-                'INSERT OR REPLACE INTO videos (path, size, mtime_ns, embedding) '
-                'VALUES (?, ?, ?, ?)',
-                rows,
+        if not sources:
+            return
+        _check(list(sources), embeddings)
+        with self._store.moment(write=True) as now:
+            width = embeddings.shape[1]
+            if now.num_rows and width != now.width:
+                raise ValueError(
+                    f'got embeddings of {width} numbers, index {self.path} has those '
+                    f'of {now.width}; write another index'
+                )
+            now.forget(sources)
+            rows = np.ascontiguousarray(embeddings, '<f4')
+            append(self.path / now.rows_file, 4 * width * now.num_rows, rows.data)
+            now.db.executemany(
+                'INSERT INTO videos VALUES (?, ?, ?, ?)',
+                [
+                    (number, path, *source)
+                    for number, (path, source) in enumerate(
+                        sources.items(), now.num_rows
+                    )
+                ],
             )
+            num_rows = now.num_rows + len(sources)
+            now.update(num_rows=num_rows, width=width)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Forget videos."""
-        with self.db:
-            self.db.executemany(
-                'DELETE FROM videos WHERE path = ?', [(path,) for path in paths]
-            )
+        with self._store.moment(write=True) as now:
+            now.forget(paths)
+            now.update()
 
-    def merge(self, part: Union[str, os.PathLike]) -> None:
-        """Move the videos of another index of the same model here; it is deleted.
+    def compact(self) -> bool:
+        """Write the rows anew if more than half belong to videos that are gone.
 
-        Raises:
-            ValueError: another model made it.
+        Returns:
+            whether they were.
         """
-        VideoIndex(part, self.model).close()  # which checks it
-        self.db.execute('ATTACH ? AS part', (str(part),))
-        with self.db:
-            self.db.execute(
-                'INSERT OR REPLACE INTO videos (path, size, mtime_ns, embedding) '
-                'SELECT path, size, mtime_ns, embedding FROM part.videos ORDER BY id'
+        with self._store.moment(write=True) as now:
+            # What an earlier call left behind, for the readers of that moment.
+            for path in self.path.iterdir():
+                known = path.name in (now.rows_file, now.inverted_file)
+                if path.suffix in ('.rows', '.faiss') and not known:
+                    path.unlink()
+            if now.num_rows <= 2 * (now.num_rows - len(self._store.holes(now))):
+                return False
+            numbers = now.numbers('videos')
+            rows, file = self._store.rows(now), new_file('rows')
+            for start in range(0, len(numbers), BLOCK):
+                part = rows.take(numbers[start : start + BLOCK])
+                append(self.path / file, 4 * rows.width * start, part.data)
+            now.db.executemany(  # upwards, into places that are free by then
+                'UPDATE videos SET number = ? WHERE number = ?',
+                enumerate(numbers.tolist()),
             )
-        self.db.execute('DETACH part')
-        Path(part).unlink()
+            now.db.execute('DELETE FROM holes')
+            changes = dict(rows_file=file, num_rows=len(numbers), inverted_file='')
+            now.update(**changes)
+            return True
 
-    def load(self) -> tuple[list[str], np.ndarray]:
-        """Return the videos and their embeddings (n, E), float32, of unit norm."""
-        rows = self.db.execute(
-            'SELECT path, embedding FROM videos ORDER BY id'
-        ).fetchall()
-        vectors = np.frombuffer(b''.join(row for _, row in rows), '<f4')
-        return [path for path, _ in rows], vectors.reshape(len(rows), -1 if rows else 0)
+    def build_inverted(self, above: int = EXACT) -> bool:
+        """Prepare the approximate search if there are more videos than ``above``.
+
+        What was prepared stays, and takes in the rows that came behind when they are
+        many; it is made anew when there are twice as many rows. Searching and writing
+        go on meanwhile.
+
+        Args:
+            above: number of videos; never below 1,000.
+        Returns:
+            whether it is prepared; without FAISS, of which a warning tells, it is not.
+        """
+        with self._store.moment() as before:
+            rows, inverted = self._store.rows(before), self._store.inverted(before)
+            if len(rows) - len(self._store.holes(before)) <= max(above, FEWEST):
+                return False
+        if find_faiss() is None:
+            warnings.warn(
+                f'FAISS is not installed, so each search compares all {len(rows):,} '
+                f"rows of {self.path}; pip install 'mmstop[search]'",
+                stacklevel=2,
+            )
+            return False
+        if inverted is None or len(rows) > 2 * inverted.trained:
+            inverted = Inverted.train(rows)
+        elif len(rows) - len(inverted) <= TAIL * len(inverted):
+            return True
+        inverted.grow(rows)
+        data, file = inverted.dump(), new_file('faiss')
+        with self._store.moment(write=True) as now:
+            if now.rows_file != before.rows_file:  # compacted meanwhile
+                return False
+            append(self.path / file, 0, data)
+            now.update(
+                inverted_file=file,
+                inverted_digest=digest(data),
+                inverted_trained=inverted.trained,
+            )
+        return True
 
     # --- Search ---------------------------------------------------------------------
 
@@ -211,96 +246,62 @@ class VideoIndex:
 
         Args:
             queries: (q, E), float32, of unit norm.
-            topk: videos a query, at most.
-            exact: compare with every video even if there is an inverted file.
+            topk: videos a query, at most; more than 100 are searched for exactly.
+            exact: compare with every video even if an approximate search is prepared.
 
         Raises:
-            ImportError: FAISS is not installed.
+            ValueError: the queries are of another width or no unit vectors, or the
+                index is damaged.
         """
-        if not len(self):
-            return [[] for _ in queries]
-        paths, index, _ = self._ready(exact)
-        scores, found = index.search(queries, min(topk, len(paths)))
-        return [
-            # An inverted file says -1 where its lists hold fewer than asked for.
-            [Hit(paths[i], float(score)) for i, score in zip(*row) if i >= 0]
-            for row in zip(found, scores)
-        ]
+        if topk < 1:
+            raise ValueError(f'topk={topk}, expected at least 1')
+        with self._store.moment() as now:
+            rows, holes = self._store.rows(now), self._store.holes(now)
+            topk = min(topk, len(rows) - len(holes))
+            if topk < 1:
+                return [[] for _ in queries]
+            self._check_queries(queries, rows.width)
+            found, start = [np.empty(0, np.int64)] * len(queries), 0
+            inverted = None if exact or topk > MANY else self._store.inverted(now)
+            if inverted is not None:
+                near = [n[~np.isin(n, holes)] for n in inverted.candidates(queries)]
+                if all(len(numbers) >= 2 * topk for numbers in near):
+                    found, start = near, len(inverted)
+            behind = rows.nearest(queries, topk, holes, start)
+            return [
+                _name(now, *rank(rows, query, np.concatenate(numbers), topk))
+                for query, *numbers in zip(queries, found, behind)
+            ]
 
-    def _ready(self, exact: bool) -> Searcher:
-        """Load what a search needs, once for many queries."""
-        state = f'{self._state()} {exact}'
-        if self._searcher is None or self._searcher.state != state:
-            index = None if exact else self._inverted()
-            index = self._flat() if index is None else index
-            paths = self.db.execute('SELECT path FROM videos ORDER BY id')
-            self._searcher = Searcher([path for (path,) in paths], index, state)
-        return self._searcher
+    def _check_queries(self, queries: np.ndarray, width: int) -> None:
+        if queries.shape[1:] != (width,):
+            raise ValueError(
+                f'got queries of shape {queries.shape}, index {self.path} needs '
+                f'(q, {width})'
+            )
+        if (wrong := find_no_unit(queries)) is not None:
+            raise ValueError(f'query {wrong} is no unit vector: {queries[wrong]}')
 
-    def build_inverted(self, above: int = EXACT) -> bool:
-        """Build the inverted file if there are more videos than ``above``.
 
-        Returns:
-            whether there is one now.
-
-        Raises:
-            ImportError: it is needed and FAISS is not installed.
-        """
-        if len(self) <= above:
-            return False
-        if self._inverted() is not None:
-            return True
-        faiss = _faiss()
-        _, vectors = self.load()
-        lists = int(4 * len(vectors) ** 0.5)  # FAISS's own advice
-        index = faiss.index_factory(
-            vectors.shape[1], f'IVF{lists},Flat', faiss.METRIC_INNER_PRODUCT
+def _check(paths: list[str], embeddings: np.ndarray) -> None:
+    """Refuse embeddings that no search could compare."""
+    if embeddings.shape[:1] != (len(paths),) or embeddings.ndim != 2:
+        raise ValueError(
+            f'got embeddings of shape {embeddings.shape} of {len(paths)} videos, '
+            f'expected ({len(paths)}, E)'
         )
-        index.train(vectors)
-        index.add(vectors)
-        index.nprobe = max(1, int(lists * PROBED))
-        part = self._inverted_path.with_suffix('.part')
-        faiss.write_index(index, str(part))
-        part.replace(self._inverted_path)
-        self._searcher = None
-        with self.db:
-            self.db.execute('DELETE FROM inverted')
-            self.db.execute('INSERT INTO inverted VALUES (?)', (self._state(),))
-        return True
-
-    @property
-    def _inverted_path(self) -> Path:
-        return Path(f'{self.path}.faiss')
-
-    def _inverted(self) -> Any:
-        """Read the inverted file; None where it is missing or out of date."""
-        states = self.db.execute('SELECT state FROM inverted').fetchall()
-        if states != [(self._state(),)] or not self._inverted_path.is_file():
-            return None
-        return _faiss().read_index(str(self._inverted_path))
-
-    def _state(self) -> str:
-        """Name the present rows.
-
-        Ids only grow, and while the last one stays rows can only go.
-        """
-        count = len(self)
-        row = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'videos'")
-        (last,) = row.fetchone() or (0,)
-        return f'{count}/{last}'
-
-    def _flat(self) -> Any:
-        _, vectors = self.load()
-        index = _faiss().IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        return index
+    if embeddings.dtype != np.float32:
+        raise ValueError(f'got embeddings of {embeddings.dtype}, expected float32')
+    if (wrong := find_no_unit(embeddings)) is not None:
+        norm = np.linalg.norm(embeddings[wrong])
+        raise ValueError(
+            f'the embedding of {paths[wrong]} is no unit vector, its norm is {norm:g}'
+        )
 
 
-def _faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            f"searching needs FAISS ({error}); pip install 'mmstop[search]'"
-        ) from None
-    return faiss
+def _name(now: Moment, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:
+    query = 'SELECT path FROM videos WHERE number = ?'
+    return [
+        Hit(now.one(query, number)[0], score)
+        for number, score in zip(numbers.tolist(), scores.tolist())
+    ]

@@ -26,6 +26,7 @@ __all__ = [
     'Video',
     'VideoReader',
     'Videos',
+    'absolute',
     'decoder_of',
     'list_inputs',
     'list_videos',
@@ -33,6 +34,7 @@ __all__ = [
     'read_videos',
     'report',
     'use_decoder',
+    'videos_below',
     'warn',
 ]
 
@@ -50,6 +52,9 @@ SUFFIXES = set(
 def list_videos(sources: Union[str, os.PathLike, Sequence]) -> list[str]:
     """List files: each source is a file, a folder with all below it, or a pattern.
 
+    Links are followed, to files and to folders, also where they lead out of a source;
+    each folder is read once, by the name that no link gave it if it has one.
+
     Args:
         sources: one or several; in patterns ``**`` is any number of folders. A file is
             taken whatever its name, a folder's files by their suffix.
@@ -58,6 +63,7 @@ def list_videos(sources: Union[str, os.PathLike, Sequence]) -> list[str]:
 
     Raises:
         FileNotFoundError: a source gives no file.
+        OSError: a folder cannot be listed.
     """
     if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
@@ -68,12 +74,12 @@ def _expand(source: str) -> list[str]:
     if os.path.isfile(source):
         return [source]
     if os.path.isdir(source):
-        found = [p for p in Path(source).rglob('*') if p.suffix.lower() in SUFFIXES]
+        paths = videos_below(source)
         what = f'a folder without a video ({", ".join(sorted(SUFFIXES))})'
     else:
-        found = [Path(path) for path in glob.glob(source, recursive=True)]
+        found = glob.glob(source, recursive=True)
+        paths = sorted(path for path in found if os.path.isfile(path))
         what = 'neither a file nor a folder nor a pattern that matches any'
-    paths = sorted(str(path) for path in found if path.is_file())
     if not paths:
         raise FileNotFoundError(f'{source!r} is {what}')
     return paths
@@ -83,6 +89,55 @@ def decoder_of(steps: Sequence[dict], name: Optional[str]) -> str:
     """Return the decoder that :func:`use_decoder` takes for files."""
     named = [step['decoder'] for step in steps if 'decoder' in step]
     return name or (named or [EXACT])[0]
+
+
+def videos_below(folder: str) -> list[str]:
+    """List the videos in a folder and below it, sorted.
+
+    Raises:
+        OSError: one of the folders cannot be listed.
+    """
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()  # links may lead round in circles
+    tops = [folder]
+    for top in tops:
+        for root, folders, names in os.walk(top, onerror=_cannot_list):
+            stat = os.stat(root)
+            if (stat.st_dev, stat.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((stat.st_dev, stat.st_ino))
+            paths = [os.path.join(root, name) for name in names]
+            found += [
+                path
+                for path in paths
+                if os.path.splitext(path)[1].lower() in SUFFIXES
+                and os.path.isfile(path)
+            ]
+            # After all folders that are reached without a link.
+            inner = [os.path.join(root, name) for name in sorted(folders)]
+            tops += [path for path in inner if os.path.islink(path)]
+    return sorted(found)
+
+
+def _cannot_list(error: OSError) -> None:
+    raise OSError(
+        f'{error.filename} cannot be listed: {error.strerror}; its videos would be '
+        f'taken for gone'
+    )
+
+
+def absolute(path: Union[str, os.PathLike]) -> str:
+    """Return the one name by which an index knows a file or a folder.
+
+    It has no ``..``; links stay, unless a ``..`` leads back out of one.
+    """
+    name = os.path.abspath(path)
+    if '..' in Path(path).parts and not (
+        os.path.exists(name) and os.path.samefile(name, path)
+    ):
+        return os.path.realpath(path)
+    return name
 
 
 def use_decoder(steps: Sequence[dict], name: Optional[str]) -> list[Step]:

@@ -1,0 +1,178 @@
+"""A file of embeddings that only grows, and the search through all of it.
+
+Row ``i`` stands at byte ``4 * E * i``, little-endian float32, and never changes. The
+file is mapped, so that a process needs little memory of its own and several share one
+copy. How many rows are valid the index says; what lies behind them is the rest of a
+batch whose writer died, and the next writer overwrites it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional, Union
+
+import numpy as np
+
+__all__ = ['BLOCK', 'Rows', 'append', 'find_no_unit', 'rank']
+
+BLOCK = 65_536  # rows that are compared at a time
+PIECES = 16  # in which the file is mapped before it is mapped anew
+TOLERANCE = 1e-3  # of the norm of a unit vector
+
+
+class Rows:
+    """The rows of a file, read only.
+
+    Args:
+        path: of the file.
+        width: ``E``.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        self.path, self.width = path, width
+        self._file = open(path, 'rb')
+        self._pieces: list[np.ndarray] = []
+        self._num = 0
+
+    def __len__(self) -> int:
+        return self._num
+
+    def close(self) -> None:
+        """Close the file; what was taken from it stays valid."""
+        self._file.close()
+
+    def grow(self, num: int) -> None:
+        """Map the rows up to ``num``; pages that are mapped already stay so.
+
+        Raises:
+            ValueError: the file is shorter than that.
+        """
+        if num == self._num:
+            return
+        size = os.fstat(self._file.fileno()).st_size
+        if size < 4 * self.width * num:
+            raise ValueError(
+                f'{self.path} is cut short: {size:,} bytes, expected at least '
+                f'{4 * self.width * num:,}; copy the index again or write another one'
+            )
+        if len(self._pieces) == PIECES:
+            self._pieces, self._num = [], 0
+        shape = num - self._num, self.width
+        start = 4 * self.width * self._num
+        self._pieces.append(
+            np.memmap(self._file, '<f4', 'r', start, shape).view(np.ndarray)
+        )
+        self._num = num
+
+    def blocks(self, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """Go through the rows from ``start`` on: their first number, and (b, E)."""
+        first = 0
+        for piece in self._pieces:
+            for low in range(max(0, start - first), len(piece), BLOCK):
+                yield first + low, piece[low : low + BLOCK]
+            first += len(piece)
+
+    def take(self, numbers: np.ndarray) -> np.ndarray:
+        """Copy the rows of these numbers: (n, E)."""
+        taken = np.empty((len(numbers), self.width), '<f4')
+        first = 0
+        for piece in self._pieces:
+            here = (first <= numbers) & (numbers < first + len(piece))
+            taken[here] = piece[numbers[here] - first]
+            first += len(piece)
+        return taken
+
+    def nearest(
+        self, queries: np.ndarray, topk: int, holes: np.ndarray, start: int = 0
+    ) -> list[np.ndarray]:
+        """Find the rows of largest product, of those from ``start`` on, in no order.
+
+        Args:
+            queries: (q, E).
+            topk: rows a query, at most.
+            holes: numbers of rows that do not count, sorted.
+        Returns:
+            for each query numbers of rows.
+
+        Raises:
+            ValueError: a row is no unit vector, so the file is damaged.
+        """
+        numbers = [np.empty(0, np.int64)] * len(queries)
+        scores = [np.empty(0, np.float32)] * len(queries)
+        for first, block in self.blocks(start):
+            found = (block @ queries.T).T if len(queries) > 1 else [block @ queries[0]]
+            low, high = np.searchsorted(holes, (first, first + len(block)))
+            for q, row in enumerate(found):
+                if not np.abs(row).max() <= 1 + 3 * TOLERANCE:  # nor is NaN
+                    raise ValueError(
+                        f'{self.path} is damaged: not all its rows are unit vectors; '
+                        f'write another index'
+                    )
+                row[holes[low:high] - first] = -np.inf
+                best = largest(row, topk)
+                best = best[row[best] > -np.inf]
+                both = np.concatenate([scores[q], row[best]])
+                kept = largest(both, topk)
+                numbers[q] = np.concatenate([numbers[q], first + best])[kept]
+                scores[q] = both[kept]
+        return numbers
+
+
+def largest(values: np.ndarray, num: int) -> np.ndarray:
+    """Return the places of the ``num`` largest values, in no order."""
+    if num >= len(values):
+        return np.arange(len(values))
+    return np.argpartition(values, len(values) - num)[len(values) - num :]
+
+
+def append(path: Path, start: int, data: Union[bytes, memoryview]) -> None:
+    """Write data from byte ``start`` on, through to the disk.
+
+    Args:
+        start: 0 makes the file.
+
+    Raises:
+        OSError: the disk is full or the file cannot be written to.
+    """
+    rest = memoryview(data).cast('B')
+    try:
+        with open(path, 'r+b' if start else 'w+b', buffering=0) as file:
+            file.seek(start)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        if not start:  # its name too
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        raise OSError(
+            f'{path}: {error.strerror}; free some space or see to the disk, and start '
+            f'again, no batch is lost'
+        ) from None
+
+
+def rank(
+    rows: Rows, query: np.ndarray, numbers: np.ndarray, topk: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order rows by their product with a query (E,), largest first.
+
+    The product is computed one row at a time, so that the same row has the same score
+    in every search.
+
+    Returns:
+        their numbers and scores, ``topk`` of each at most.
+    """
+    numbers = np.sort(numbers)
+    scores = (rows.take(numbers) * query).sum(1)
+    best = np.argsort(-scores, kind='stable')[:topk]
+    return numbers[best], scores[best]
+
+
+def find_no_unit(rows: np.ndarray) -> Optional[int]:
+    """Return the place of the first of ``rows`` (n, E) that is no unit vector."""
+    wrong = ~(np.abs(np.linalg.norm(rows, axis=1) - 1) <= TOLERANCE)  # NaN is wrong
+    return int(wrong.argmax()) if wrong.any() else None
