@@ -1,6 +1,7 @@
 """Questions about single videos: ``VideoCLIP``, and MMAction2's own APIs."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import av
@@ -17,6 +18,7 @@ from tiny import TINY
 from tiny_run import COLOURS, ROOT, write_tiny_retrieval, write_tiny_run
 
 from mmstop.apis import VideoCLIP, list_videos
+from mmstop.apis.reading import absolute
 from mmstop.engine.checks import ConfigError
 from mmstop.models import CLIPTextHead
 
@@ -264,6 +266,52 @@ def test_list_videos(tmp_path):
         FileNotFoundError, match=r"empty' is a folder without a video \("
     ):
         list_videos(tmp_path / 'empty')
+
+
+def test_list_videos_follows_links_once(tmp_path):
+    """Loops, links out, links to what is there anyway, and links to nothing."""
+    top, elsewhere = tmp_path / 'top', tmp_path / 'elsewhere'
+    for path in ('top/z/a.mp4', 'elsewhere/deep/b.mp4', 'elsewhere/c.mp4'):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (top / 'loop').symlink_to(top)
+    (top / 'a_link').symlink_to(top / 'z')  # before z, which has the files' own name
+    (top / 'out').symlink_to(elsewhere)
+    (elsewhere / 'back').symlink_to(top / 'z')
+    (top / 'file.mp4').symlink_to(elsewhere / 'c.mp4')
+    (top / 'dangling.mp4').symlink_to(tmp_path / 'none.mp4')
+    os.mkfifo(top / 'pipe.mp4')
+    expected = ['file.mp4', 'out/c.mp4', 'out/deep/b.mp4', 'z/a.mp4']
+    assert list_videos(top) == [str(top / name) for name in expected]
+    (tmp_path / 'link').symlink_to(top)
+    assert list_videos(tmp_path / 'link')[0] == str(tmp_path / 'link' / 'file.mp4')
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    """Or an index would forget what is in it."""
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'a.mp4').touch()
+    scandir = os.scandir
+
+    def fail(path):
+        if str(path).endswith('in'):
+            raise PermissionError(13, 'Permission denied', path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', fail)
+    with pytest.raises(
+        OSError, match='in cannot be listed: Permission denied; its vid'
+    ):
+        list_videos(tmp_path)
+
+
+def test_absolute(tmp_path, monkeypatch):
+    (tmp_path / 'a' / 'b').mkdir(parents=True)
+    (tmp_path / 'c').symlink_to(tmp_path / 'a' / 'b')
+    monkeypatch.chdir(tmp_path)
+    assert absolute('a/../a/b') == str(tmp_path / 'a' / 'b')
+    assert absolute('c') == str(tmp_path / 'c')
+    assert absolute('c/..') == str(tmp_path / 'a')  # which is where the kernel goes
 
 
 def test_fingerprint(recognition, clip, folder):

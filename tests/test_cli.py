@@ -2,9 +2,13 @@
 
 import json
 import os
+import resource
+import shutil
+import sqlite3
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from tiny_run import COLOURS, environment, write_video
@@ -138,6 +142,61 @@ def test_user_errors_are_one_line_and_status_2(mmstop, folder, index, tmp_path):
     for template in ('{} {}', '{}{', '{{}}', '{} and {x}'):
         fails('has other braces beside', *ask, *labels, '--template', template)
     fails("'{x}' has no '{}'", *ask, *labels, '--template', '{x}')
+
+
+@pytest.fixture
+def copied(index, tmp_path):
+    """An index of its own, to damage."""
+    return Path(shutil.copytree(index, tmp_path / 'copied.index'))
+
+
+@pytest.mark.parametrize('command', ['search', 'serve', 'embed'])
+def test_faults_of_an_index_are_one_line(mmstop, folder, copied, monkeypatch, command):
+    """Locked, not readable, not a database, damaged; whatever SQLite says."""
+    rest = {'search': ['x'], 'serve': [], 'embed': ['--out', copied]}[command]
+    argv = [command, folder if command == 'embed' else copied, *rest, *CLIP]
+
+    def fails(match):
+        status, out, err = mmstop(*argv)
+        assert (status, out) == (2, '') and err.count('\n') == 1
+        assert err.startswith('error: ') and match in err and str(copied) in err
+        assert ('is no index' in match) == ('is no index' in err)
+
+    for message, match in (
+        ('database is locked', 'another process has been writing to it'),
+        ('disk I/O error', 'its disk fails or is full'),
+        ('attempt to write a readonly database', 'check its permissions'),
+        ('unable to open database file', 'check the permissions of its folder'),
+        ('database or disk is full', 'free some space'),
+    ):
+        with monkeypatch.context() as patch:
+            fault = sqlite3.OperationalError(message)
+
+            def connect(*_, fault=fault, **__):
+                raise fault
+
+            patch.setattr(sqlite3, 'connect', connect)
+            fails(match)
+    (copied / 'videos.db').write_bytes(b'not a database' * 99)
+    fails('is no index that mmstop embed wrote')
+    (copied / 'videos.db').write_bytes(b'')
+    fails('has format 0, this version of mmstop reads 2')
+
+
+@pytest.mark.parametrize('limit', [1, 5000, 30_000])
+def test_embed_on_a_full_disk(mmstop, folder, tmp_path, limit):
+    """No file may be larger than the limit: rows, names or log are too large first."""
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        status = cli.main(['embed', str(folder), '--out', str(tmp_path / 'x'), *CLIP])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+    assert status == 2
+    _, out, err = mmstop('embed', folder, '--out', tmp_path / 'x', *CLIP)
+    assert out.endswith('3 videos, 3 embedded now, 0 forgotten, 0 unreadable\n')
+    assert err.count('\n') == 1 and 'start again, no batch is lost' in err
+    assert [path.name for path in tmp_path.iterdir()] == ['x']
 
 
 def test_wrong_usage(mmstop, capfd):

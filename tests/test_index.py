@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from tiny_run import ROOT, environment
 
-from mmstop.apis import ModelID, VideoCLIP, VideoIndex, update_index
+from mmstop.apis import ModelID, VideoCLIP, VideoIndex, inverted, update_index
 from mmstop.apis.index import Source
+from mmstop.apis.inverted import Inverted
 
 sys.path.insert(0, str(ROOT / 'tools' / 'data'))
 import moving_shapes as shapes  # noqa: E402
@@ -129,6 +130,53 @@ def test_embeds_what_is_new_or_changed_and_forgets_what_is_gone(clip, few, tmp_p
     assert update_index(clip, a, out)[:3] == (9, 1, 0)
 
 
+def test_however_a_folder_is_spelled_it_is_the_same(clip, few, tmp_path, monkeypatch):
+    out, (a, *others) = tmp_path / 'x.index', sorted(few.iterdir())
+    monkeypatch.chdir(tmp_path)
+    assert update_index(clip, few, out)[:3] == (9, 9, 0)
+    assert update_index(clip, f'{few}/../few', out)[:3] == (9, 0, 0)
+    a.unlink()
+    assert update_index(clip, 'few/../few/', out)[:3] == (8, 0, 1)
+    for path in others:
+        path.unlink()
+    assert update_index(clip, 'few/.', out) == (0, 0, 8, {})
+    with pytest.raises(FileNotFoundError, match="few/.' is a folder without a video"):
+        update_index(clip, 'few/.', out)  # of which nothing was known
+    with pytest.raises(FileNotFoundError, match='without a video'):
+        update_index(clip, 'few', 'other.index')
+    assert not (tmp_path / 'other.index').exists()
+
+
+def test_files_that_no_index_can_hold_are_reported(clip, few, tmp_path, monkeypatch):
+    """A name that is not UTF-8, a file that goes, an embedding of NaN."""
+    out, (a, b, c, *_) = tmp_path / 'x.index', sorted(few.iterdir())
+    strange = os.path.join(os.fsencode(few), b'caf\xe9.mp4')
+    shutil.copy(a, strange)
+    stream, of = VideoCLIP.stream, Source.of
+
+    def broken(self, paths, *args):
+        for batch in stream(self, paths, *args):
+            read = [paths[i] for i in batch.indices]
+            if str(b) in read:
+                batch.clips[read.index(str(b))] = np.nan
+            yield batch
+
+    def gone(path):
+        if str(path) == str(c):
+            raise FileNotFoundError(2, 'No such file or directory')
+        return of(path)
+
+    monkeypatch.setattr(VideoCLIP, 'stream', broken)
+    monkeypatch.setattr(Source, 'of', gone)
+    update = update_index(clip, few, out)
+    assert update[:3] == (7, 7, 0)
+    assert update.errors == {
+        os.fsdecode(strange): 'its name is not UTF-8; rename it',
+        str(c): 'No such file or directory',
+        str(b): 'the model makes no finite embedding of it',
+    }
+
+
 KILLED = """
 import os, signal, sys
 from mmstop.apis import VideoCLIP, VideoIndex, update_index
@@ -164,11 +212,11 @@ def test_a_kill_loses_one_batch(clip, few, tmp_path):
 
 @pytest.mark.slow
 def test_processes_share_the_work(clip, few, videos, written, tmp_path):
-    """Two processes; one part is left over from a run that was killed."""
+    """Two processes; one video is known from a run that was killed."""
     out = tmp_path / 'shared.index'
     first = str(sorted(videos.iterdir())[0])
-    with VideoIndex(f'{out}.part7', clip.identity) as part:
-        part.add({first: Source.of(first)}, clip.encode_video(first))
+    with VideoIndex(out, clip.identity) as index:
+        index.add({first: Source.of(first)}, clip.encode_video(first))
     launch = '-m torch.distributed.run --standalone --nproc_per_node 2 -m mmstop embed'
     options = '--arch {} --weights {} --num-frames {} --device cpu --json'
     command = [sys.executable, *launch.split(), videos, '--out', out]
@@ -184,39 +232,97 @@ def test_processes_share_the_work(clip, few, videos, written, tmp_path):
     assert '"videos": 48, "embedded": 47, "forgotten": 0' in done.stdout
     assert done.stdout.count('\n') == 1
     assert_same(out, written)
-    assert not list(tmp_path.glob('*.part*'))
+    assert list(tmp_path.iterdir()) == [out]
 
 
-def test_inverted_file_agrees_with_exact_search(tmp_path):
-    """On vectors around 200 centres, as the embeddings of real videos cluster."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(200, 32))
-    vectors = centres[rng.integers(200, size=5000)] + rng.normal(size=(5000, 32))
+def make_vectors(num, width=32, seed=0):
+    """Unit vectors around 200 centres, as the embeddings of real videos cluster."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(size=(200, width))
+    vectors = centres[rng.integers(200, size=num)] + rng.normal(size=(num, width))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    queries = vectors[::50] + 0.1 * rng.normal(size=(100, 32))
-    queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype('f4')
+    return vectors.astype('f4')
+
+
+def names(hits):
+    return [[hit.path for hit in row] for row in hits]
+
+
+@pytest.mark.parametrize('width', [32, 30])  # 30 is no multiple of PQ's 8
+def test_inverted_file_agrees_with_exact_search(tmp_path, monkeypatch, width):
+    """It looks into 4 lists of 10 and compares 200 of 5,000 rows exactly."""
+    monkeypatch.setattr(inverted, 'PROBES', 4)
+    monkeypatch.setattr(inverted, 'CANDIDATES', 200)
+    vectors = make_vectors(5000, width)
+    queries = make_vectors(100, width, seed=1)
     with VideoIndex(tmp_path / 'many.index', ONE) as index:
-        index.add({f'{i:04d}': PLACE for i in range(5000)}, vectors.astype('f4'))
+        index.add({f'{i:04d}': PLACE for i in range(5000)}, vectors)
         assert not index.build_inverted(above=5000)
         exact = index.search(queries, topk=10)
-        assert exact == index.search(queries, topk=10, exact=True)
+        scores = queries @ vectors.T
+        best = np.argsort(-scores, 1, kind='stable')[:, :10]
+        assert names(exact) == [[f'{i:04d}' for i in row] for row in best]
+        np.testing.assert_allclose(
+            [[hit.score for hit in row] for row in exact],
+            np.take_along_axis(scores, best, 1),
+            atol=1e-6,
+        )
         assert index.build_inverted(above=4999)
         fast = index.search(queries, topk=10)
         assert exact == index.search(queries, topk=10, exact=True)
         assert fast != exact  # or it was the exact one that answered
-        assert np.mean([f[0] == e[0] for f, e in zip(fast, exact)]) >= 0.95
+        assert np.mean([f[0] == e[0] for f, e in zip(fast, exact)]) >= 0.8
         both = [len(set(f) & set(e)) for f, e in zip(fast, exact)]
-        assert np.mean(both) >= 9
+        assert np.mean(both) >= 7
     with VideoIndex(tmp_path / 'many.index', ONE) as index:
         assert index.search(queries, topk=10) == fast
-        # Out of date it is not used, until it is built again.
+        # What came behind it is compared exactly, and what went is not found.
         index.add({'new': PLACE}, queries[:1])
         (hit, *_), *_ = index.search(queries[:1], topk=1)
         assert hit[0] == 'new' and hit[1] == pytest.approx(1, abs=1e-6)
         index.remove(['new'])
-        assert index.search(queries, topk=10) == exact
-        assert index.build_inverted(above=4999)
         assert index.search(queries, topk=10) == fast
+        assert len(index.search(queries[:1], topk=4000)[0]) == 4000
+        gone = {path for row in names(exact) for path in row}
+        index.remove(gone)
+        left = [hit.path for row in index.search(queries, topk=10) for hit in row]
+        assert len(left) == 1000 and not gone & set(left)
+
+
+def test_inverted_file_takes_in_what_comes_behind(tmp_path, monkeypatch):
+    """It is made anew only when there are twice as many rows."""
+    train, trained = Inverted.train, []
+    monkeypatch.setattr(
+        Inverted,
+        'train',
+        classmethod(lambda _, rows: trained.append(len(rows)) or train(rows)),
+    )
+    vectors = make_vectors(5000)
+
+    def covered(index):
+        with index._store.moment() as now:
+            return len(index._store.inverted(now))
+
+    with VideoIndex(tmp_path / 'many.index', ONE) as index:
+        for start, end, known in (
+            (0, 2000, 2000),
+            (2000, 2040, 2000),
+            (2040, 2041, 2041),
+        ):
+            sources = {f'{i:04d}': PLACE for i in range(start, end)}
+            index.add(sources, vectors[start:end])
+            assert index.build_inverted(above=0)
+            assert covered(index) == known and trained == [2000]
+        index.add({f'{i:04d}': PLACE for i in range(2041, 5000)}, vectors[2041:])
+        assert index.build_inverted(above=0)
+        assert covered(index) == 5000 and trained == [2000, 5000]
+
+
+def test_few_videos_need_no_inverted_file(tmp_path):
+    with VideoIndex(tmp_path / 'few.index', ONE) as index:
+        for i in range(3):
+            index.add({f'{i}': PLACE}, make_vectors(1, seed=i))
+            assert not index.build_inverted(above=0)
 
 
 def test_empty_index(tmp_path):
@@ -236,10 +342,6 @@ def test_refuses_what_is_not_its_own(clip, few, tmp_path):
         clip.search('a red circle', path)
     with pytest.raises(ValueError, match=names):
         update_index(clip, few, path)
-    VideoIndex(f'{path}.part3', OTHER).close()
-    with VideoIndex(path) as index:
-        with pytest.raises(ValueError, match='one.index.part3 was made by other.py'):
-            index.merge(f'{path}.part3')
     with pytest.raises(FileNotFoundError, match='none.index.: there is no such file'):
         VideoIndex(tmp_path / 'none.index')
     (tmp_path / 'text').write_text('not a data base' * 100)
@@ -256,8 +358,14 @@ def test_refuses_what_is_not_its_own(clip, few, tmp_path):
 
 
 def test_without_faiss(tmp_path, monkeypatch):
+    """Searches are exact, also with an inverted file that it cannot read."""
+    vectors = make_vectors(2000)
+    with VideoIndex(tmp_path / 'one.index', ONE) as index:
+        index.add({f'{i}': PLACE for i in range(2000)}, vectors)
+        index.build_inverted(above=0)
     monkeypatch.setitem(sys.modules, 'faiss', None)
     with VideoIndex(tmp_path / 'one.index', ONE) as index:
-        index.add({'a': PLACE}, np.ones((1, 1), np.float32))
-        with pytest.raises(ImportError, match=r"pip install 'mmstop\[search\]'"):
-            index.search(np.ones((1, 1), np.float32))
+        exact = index.search(vectors[:9], exact=True)
+        assert index.search(vectors[:9]) == exact
+        with pytest.warns(UserWarning, match=r"2,000 .*pip install 'mmstop\[search\]'"):
+            assert not index.build_inverted(above=0)

@@ -225,7 +225,7 @@ def test_refuses_to_start(folder, monkeypatch, capsys):
         fails(f'cannot listen on 127.0.0.1:{port} (', index, *stop, '--port', port)
     fails('cannot listen on 127.0.0.1:99999 (', index, *stop, '--port', 99999)
     monkeypatch.setattr('mmstop.cli.serve.find_spec', lambda name: None)
-    fails("needs streamlit and av and faiss: pip install 'mmstop[serve]'", index, *CLIP)
+    fails("needs streamlit and av: pip install 'mmstop[serve]'", index, *CLIP)
 
 
 # --- The page -----------------------------------------------------------------------

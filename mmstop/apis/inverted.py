@@ -17,10 +17,10 @@ from .rows import Rows
 
 __all__ = ['Inverted', 'digest', 'find_faiss']
 
-CANDIDATES = 500  # rows a query that are compared exactly
-ROWS_A_LIST = 1000
+CANDIDATES = 1000  # rows a query that are compared exactly
+ROWS_A_LIST = 500
 SAMPLE = 64  # rows a centre from which the centres are found
-PROBES = 64  # lists that a query looks into
+PROBES = 128  # lists that a query looks into
 FEWEST = 1000  # rows; a byte of PQ has 256 values to learn
 SEED = 0
 
@@ -49,7 +49,12 @@ class Inverted:
         index = faiss.index_factory(
             rows.width, f'IVF{lists},{code}', faiss.METRIC_INNER_PRODUCT
         )
-        for clustering in (index.cp, *([index.pq.cp] if code[0] == 'P' else [])):
+        clusterings = [index.cp]
+        if code.startswith('PQ'):
+            clusterings.append(index.pq.cp)
+            # It takes minutes, for a kind of search that is not done here.
+            index.do_polysemous_training = False
+        for clustering in clusterings:
             clustering.min_points_per_centroid = 1  # or FAISS prints a warning
             clustering.max_points_per_centroid = SAMPLE
         sample = np.random.default_rng(SEED).choice(

@@ -268,7 +268,7 @@ class VideoCLIP:
             query: any text.
             index: what :func:`update_index` or ``mmstop embed`` wrote.
             topk: how many at most.
-            exact: compare with every video, even where a faster index was built.
+            exact: compare with every video, even where a faster search is prepared.
 
         Raises:
             FileNotFoundError: there is no such index.

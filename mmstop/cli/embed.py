@@ -4,8 +4,9 @@
         --checkpoint best.pth
 
 Called again it embeds what is new or changed and forgets what is gone from the folders;
-killed, it loses at most the batch that it was at. With torchrun every process takes its
-share, on one machine or several that see the same files under the same paths:
+killed, it loses at most the batch that it was at, and several calls may write one index
+at once. Links are followed. With torchrun every process takes its share, on one machine
+or several that see the same files under the same paths:
 
     torchrun --nproc_per_node 8 -m mmstop embed videos --out videos.index ...
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if 'RANK' in os.environ:  # torchrun's; nothing but names and counts is exchanged
+    if 'RANK' in os.environ:  # torchrun's; names and embeddings are exchanged
         init_dist('pytorch', backend='gloo', timeout=WEEK)
     clip = load_model(args)
     update = update_index(

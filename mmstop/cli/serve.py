@@ -16,7 +16,7 @@ from mmstop.apis import VideoIndex
 
 from .common import add_model_arguments, count, load_model
 
-PACKAGES = ('streamlit', 'av', 'faiss')
+PACKAGES = ('streamlit', 'av')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,6 @@ class Desk:
     Raises:
         FileNotFoundError: there is no such index.
         ValueError: another model made the index.
-        ImportError: FAISS is not installed.
     """
 
     def __init__(self, clip: VideoCLIP, index: Union[str, os.PathLike]) -> None:
@@ -81,7 +80,7 @@ class Desk:
             ValueError: it is not in the index, or damaged.
             OSError: it is no longer there.
         """
-        if path not in self._wait_for(self._index.sources):
+        if not self._wait_for(self._index.__contains__, path):
             raise ValueError(f'{path} is not in the index')
         return playable(path, self.copies)
 
