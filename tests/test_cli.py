@@ -162,13 +162,15 @@ def test_faults_of_an_index_are_one_line(mmstop, folder, copied, monkeypatch, co
         assert err.startswith('error: ') and match in err and str(copied) in err
         assert ('is no index' in match) == ('is no index' in err)
 
-    for message, match in (
-        ('database is locked', 'another process has been writing to it'),
-        ('disk I/O error', 'its disk fails or is full'),
-        ('attempt to write a readonly database', 'check its permissions'),
-        ('unable to open database file', 'check the permissions of its folder'),
-        ('database or disk is full', 'free some space'),
-    ):
+    faults = {
+        'database is locked': 'another process has been writing to it',
+        'disk I/O error': 'its disk fails or is full',
+        'attempt to write a readonly database': 'check its permissions',
+        'unable to open database file': 'check the permissions of its folder',
+        'database or disk is full': 'free some space',
+    }
+    # What differs is told by the other two, which do not load the model first.
+    for message, match in list(faults.items())[: 1 if command == 'embed' else None]:
         with monkeypatch.context() as patch:
             fault = sqlite3.OperationalError(message)
 
@@ -183,7 +185,7 @@ def test_faults_of_an_index_are_one_line(mmstop, folder, copied, monkeypatch, co
     fails('has format 0, this version of mmstop reads 2')
 
 
-@pytest.mark.parametrize('limit', [1, 5000, 30_000])
+@pytest.mark.parametrize('limit', [4096, 30_000])
 def test_embed_on_a_full_disk(mmstop, folder, tmp_path, limit):
     """No file may be larger than the limit: rows, names or log are too large first."""
     before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -129,6 +129,25 @@ def test_compacting_while_it_sorts_wins(tmp_path, monkeypatch):
         assert_right(index, range(1900, 3000, 20))
 
 
+def test_compacting_keeps_what_is_there(tmp_path):
+    path = fill(tmp_path / 'x', range(100))
+    with VideoIndex(path) as index, VideoIndex(path) as other:
+        index.remove(str(i) for i in range(50))
+        assert not index.compact()  # half may be holes
+        index.remove(['50'])
+        assert_right(other, range(51, 100))
+        assert index.compact() and len(list(path.glob('*.rows'))) == 2
+        assert not index.compact() and len(list(path.glob('*.rows'))) == 1
+        for each in (index, other):
+            assert each.load()[0] == [str(i) for i in range(51, 100)]
+            assert_right(each, range(51, 100))
+        index.remove(other.sources())
+        assert index.compact() and len(index) == 0
+        assert other.search(vectors_of(['1'])) == [[]]
+        fill(path, range(9))
+        assert_right(other, range(9))
+
+
 def test_nobody_waits_for_a_reader_nor_a_reader_for_anybody(tmp_path, monkeypatch):
     monkeypatch.setattr(database, 'PATIENCE', 0)
     path = fill(tmp_path / 'x', range(50))
@@ -359,17 +378,18 @@ def test_a_folder_that_cannot_be_written_to_is_searched(tmp_path, monkeypatch):
             OSError, match='x: attempt to write a readonly database: it'
         ):
             index.remove(['3'])
-        # Another machine, say, may write to it.
-        with monkeypatch.context() as patch:
-            patch.setattr(database.os, 'access', lambda *_: True)
-            fill(path, range(20, 30))
-            assert_right(index, range(20))
+        # Somebody else may write to it.
+
+        def write(names):
+            with monkeypatch.context() as patch:
+                patch.setattr(database.os, 'access', lambda *_: True)
+                fill(path, names)
+
+        write(range(20, 30))
         assert_right(index, range(30))
 
         def write_amid(self, now):
-            with monkeypatch.context() as patch:
-                patch.setattr(database.os, 'access', lambda *_: True)
-                fill(path, range(30, 40))
+            write(range(30, 40))
             return holes(self, now)
 
         holes = store.Store.holes

@@ -185,6 +185,7 @@ class VideoIndex:
                 return False
             numbers = now.numbers('videos')
             rows, file = self._store.rows(now), new_file('rows')
+            self.path.joinpath(file).touch()
             for start in range(0, len(numbers), BLOCK):
                 part = rows.take(numbers[start : start + BLOCK])
                 append(self.path / file, 4 * rows.width * start, part.data)

@@ -108,7 +108,8 @@ def make(path: Path, model: ModelID) -> None:
                 _fill(part, _read_model(old), _read_old(old))
             path.rename(f'{path}.old')
         else:
-            _fill(part, model, iter(()))
+            with explain(path):
+                _fill(part, model, iter(()))
         part.rename(path)
     except OSError:
         if not path.is_dir():  # else another process was faster
@@ -127,7 +128,7 @@ def _fill(
 ) -> None:
     file, num_rows, width = new_file('rows'), 0, 0
     folder.joinpath(file).touch()
-    with explain(folder), closing(sqlite3.connect(folder / NAMES)) as db:
+    with closing(sqlite3.connect(folder / NAMES)) as db:
         db.executescript(TABLES)
         for videos, rows in batches:
             append(folder / file, 4 * rows.shape[1] * num_rows, rows.data)

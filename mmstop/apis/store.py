@@ -106,14 +106,13 @@ class Store:
 
     def rows(self, now: Moment) -> Rows:
         """Map the rows of a moment."""
-        path = self.path / now.rows_file
-        if self._rows is None or (self._rows.path, self._rows.width) != (
-            path,
-            now.width,
-        ):
-            self._rows = Rows(path, now.width)
-        self._rows.grow(now.num_rows)
-        return self._rows
+        path, known = self.path / now.rows_file, self._rows
+        if known is None or known.path != path or known.width != now.width:
+            if known is not None:
+                known.close()
+            self._rows = known = Rows(path, now.width)
+        known.grow(now.num_rows)
+        return known
 
     def holes(self, now: Moment) -> np.ndarray:
         """Return the numbers of rows whose videos are gone, sorted."""
