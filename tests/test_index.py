@@ -4,6 +4,7 @@ The packaged CLIP embeds Moving Shapes, one video of every shape and colour; it 
 colour, shape and place, and no motion.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,8 @@ from mmstop.apis import ModelID, VideoCLIP, VideoIndex, inverted, update_index
 from mmstop.apis.index import Source
 from mmstop.apis.inverted import Inverted
 
-sys.path.insert(0, str(ROOT / 'tools' / 'data'))
+sys.path[:0] = [str(ROOT / 'tools' / folder) for folder in ('analysis', 'data')]
+import benchmark_index  # noqa: E402
 import moving_shapes as shapes  # noqa: E402
 
 ARCH = ('ViT-moving-shapes', 'mmstop', 6)
@@ -210,6 +212,35 @@ def test_a_kill_loses_one_batch(clip, few, tmp_path):
     assert_same(out, undisturbed)
 
 
+def embed_in_two(videos, out):
+    """Run the command in two processes."""
+    launch = '-m torch.distributed.run --standalone --nproc_per_node 2 -m mmstop embed'
+    options = '--arch {} --weights {} --num-frames {} --device cpu --json'
+    command = [sys.executable, *launch.split(), videos, '--out', out]
+    command += options.format(*ARCH).split()
+    return subprocess.run(
+        [str(part) for part in command],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_first_process_ends_both(clip, few, tmp_path):
+    """The rows cannot be written; the second process does not wait for the first."""
+    out = tmp_path / 'x.index'
+    VideoIndex(out, clip.identity).close()
+    (rows,) = out.glob('*.rows')
+    rows.unlink()
+    rows.mkdir()
+    done = embed_in_two(few, out)
+    assert done.returncode != 0 and done.stdout == ''
+    told = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(told) == 2 and all(f'{rows}: Is a directory' in line for line in told)
+
+
 @pytest.mark.slow
 def test_processes_share_the_work(clip, few, videos, written, tmp_path):
     """Two processes; one video is known from a run that was killed."""
@@ -217,17 +248,7 @@ def test_processes_share_the_work(clip, few, videos, written, tmp_path):
     first = str(sorted(videos.iterdir())[0])
     with VideoIndex(out, clip.identity) as index:
         index.add({first: Source.of(first)}, clip.encode_video(first))
-    launch = '-m torch.distributed.run --standalone --nproc_per_node 2 -m mmstop embed'
-    options = '--arch {} --weights {} --num-frames {} --device cpu --json'
-    command = [sys.executable, *launch.split(), videos, '--out', out]
-    command += options.format(*ARCH).split()
-    done = subprocess.run(
-        [str(part) for part in command],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = embed_in_two(videos, out)
     assert done.returncode == 0, done.stderr
     assert '"videos": 48, "embedded": 47, "forgotten": 0' in done.stdout
     assert done.stdout.count('\n') == 1
@@ -316,6 +337,20 @@ def test_inverted_file_takes_in_what_comes_behind(tmp_path, monkeypatch):
         index.add({f'{i:04d}': PLACE for i in range(2041, 5000)}, vectors[2041:])
         assert index.build_inverted(above=0)
         assert covered(index) == 5000 and trained == [2000, 5000]
+
+
+def test_benchmark(tmp_path, monkeypatch):
+    """All its phases, in this process; the product is the oracle of its recall."""
+    monkeypatch.setattr(benchmark_index, 'alone', lambda phase, *args: phase(*args))
+    out = tmp_path / 'index.json'
+    command = ['--rows', '1500', '--width', '32', '--folder', str(tmp_path)]
+    assert benchmark_index.main([*command, '--out', str(out)]) == 0
+    found = json.loads(out.read_text())['mmstop']
+    assert found['recall_video'] > 0.9 and found['recall_text'] > 0.9
+    assert found['added_is_found'] and found['memory_mb'] < 500
+    times = [value for name, value in found.items() if name.endswith('_s')]
+    assert len(times) == 11 and all(0 < value < 600 for value in times)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_few_videos_need_no_inverted_file(tmp_path):

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
@@ -13,6 +13,8 @@ from .reading import absolute, list_videos, videos_below
 from .video_clip import VideoCLIP
 
 __all__ = ['Update', 'update_index']
+
+FAULTS = (OSError, ValueError)  # of the sources, the index and the disk
 
 
 class Update(NamedTuple):
@@ -70,23 +72,43 @@ def update_index(
         OSError: the disk is full, or the index is locked or cannot be written to.
     """
     rank, world = get_dist_info()
-    plans = [_plan(clip, sources, out) if rank == 0 else None]
-    broadcast_object_list(plans)
-    todo, forgotten, errors = plans[0]  # type: ignore[misc]
-    shares = _embed(
+    todo, forgotten, errors = _by_first(lambda: _plan(clip, sources, out))
+    shares: Iterator[Any] = _embed(
         clip, list(todo)[rank::world], batch_size, num_workers, progress and not rank
     )
     embedded = 0
     with VideoIndex(out, clip.identity) if rank == 0 else nullcontext() as index:
         while any(parts := all_gather_object(next(shares, None))):
             for part in filter(None, parts):
+                if isinstance(part, Exception):
+                    raise part
                 embedded += len(part.paths)
                 errors.update(part.errors)
-                if index is not None:
-                    index.add({p: todo[p] for p in part.paths}, part.embeddings)
-        counts = [None if index is None else _finish(index, errors, exact)]
-    broadcast_object_list(counts)
-    return Update(counts[0], embedded, forgotten, errors)  # type: ignore[arg-type]
+            if index is not None:
+                try:
+                    for part in filter(None, parts):
+                        index.add({p: todo[p] for p in part.paths}, part.embeddings)
+                except FAULTS as error:  # which the others hear of in the next round
+                    shares = iter([error])
+        videos = _by_first(lambda: _finish(index, errors, exact))
+    return Update(videos, embedded, forgotten, errors)
+
+
+def _by_first(work: Callable[[], Any]) -> Any:
+    """Let the first process do something, and return its result in all of them.
+
+    What it raises all of them raise, for none is to wait for one that has ended.
+    """
+    results: list[Any] = [None]
+    if get_dist_info()[0] == 0:
+        try:
+            results = [work()]
+        except FAULTS as error:
+            results = [error]
+    broadcast_object_list(results)
+    if isinstance(results[0], Exception):
+        raise results[0]
+    return results[0]
 
 
 def _plan(
@@ -153,7 +175,7 @@ def _embed(
         yield Share([p for p in read if p not in errors], embeddings[sound], errors)
 
 
-def _finish(index: VideoIndex, errors: dict[str, str], exact: int) -> int:
+def _finish(index: Any, errors: dict[str, str], exact: int) -> int:
     """Bring the index into order and return how many videos there are."""
     # What was embedded of them is of an older file.
     unread = errors.keys() & index.sources().keys()

@@ -20,7 +20,7 @@ import numpy as np
 
 from .inverted import FEWEST, Inverted, digest, find_faiss
 from .making import NAMES, ModelID, Source, make, new_file
-from .rows import BLOCK, append, find_no_unit, rank
+from .rows import BLOCK, append, find_no_unit, rank, without
 from .store import Moment, Store
 
 __all__ = ['EXACT', 'Hit', 'ModelID', 'Source', 'VideoIndex']
@@ -265,7 +265,7 @@ class VideoIndex:
             found, start = [np.empty(0, np.int64)] * len(queries), 0
             inverted = None if exact or topk > MANY else self._store.inverted(now)
             if inverted is not None:
-                near = [n[~np.isin(n, holes)] for n in inverted.candidates(queries)]
+                near = [without(n, holes) for n in inverted.candidates(queries)]
                 if all(len(numbers) >= 2 * topk for numbers in near):
                     found, start = near, len(inverted)
             behind = rows.nearest(queries, topk, holes, start)

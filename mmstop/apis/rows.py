@@ -13,7 +13,7 @@ from typing import Optional, Union
 
 import numpy as np
 
-__all__ = ['BLOCK', 'Rows', 'append', 'find_no_unit', 'rank']
+__all__ = ['BLOCK', 'Rows', 'append', 'find_no_unit', 'rank', 'without']
 
 BLOCK = 65_536  # rows that are compared at a time
 PIECES = 16  # in which the file is mapped before it is mapped anew
@@ -126,6 +126,12 @@ def largest(values: np.ndarray, num: int) -> np.ndarray:
     if num >= len(values):
         return np.arange(len(values))
     return np.argpartition(values, len(values) - num)[len(values) - num :]
+
+
+def without(numbers: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Return the numbers that are not in ``holes``, which are sorted."""
+    places = np.searchsorted(holes, numbers)
+    return numbers[np.append(holes, -1)[places] != numbers]
 
 
 def append(path: Path, start: int, data: Union[bytes, memoryview]) -> None:
