@@ -6,9 +6,10 @@ registers every part; nothing else.
 
 import warnings
 
-from . import compat
+from . import compat, compat_numpy
 
 compat.apply()
+compat_numpy.apply()
 
 with warnings.catch_warnings():
     # mmcv-lite has no compiled operators; none of ours needs one.
