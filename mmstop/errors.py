@@ -8,7 +8,7 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
-__all__ = ['ConfigError', 'MissingFileError', 'typed']
+__all__ = ['ConfigError', 'MissingFileError', 'short', 'typed']
 
 
 class ConfigError(ValueError):
@@ -17,6 +17,12 @@ class ConfigError(ValueError):
 
 class MissingFileError(ConfigError, FileNotFoundError):
     """A config names a file that is not there."""
+
+
+def short(value: Any) -> str:
+    """Show a value from a file, of whatever length, in at most 120 characters."""
+    text = repr(value)
+    return text if len(text) <= 120 else f'{text[:117]}...'
 
 
 def typed(init: Callable[..., None]) -> Callable[..., None]:

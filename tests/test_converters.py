@@ -250,6 +250,7 @@ def assert_fails(case, root, capsys, *parts: str, options=()) -> None:
     out, err = capsys.readouterr()
     assert out == ''
     assert err.startswith('error: ') and err.count('\n') == 1, err
+    assert len(err) < 1000
     for part in parts:
         assert part in err
     after = {path: path.is_file() and path.read_bytes() for path in root.rglob('*')}
@@ -487,6 +488,12 @@ FAULTS = [  # case, input file, content, parts of the message
     ('didemo', 'annotations/val_data.json', [{'video': 'a'}], ["no 'description'"]),
     ('didemo', 'annotations/val_data.json', {'a': 'b'}, ['expected a list']),
     ('activitynet', 'annotations/train.json', {'v': ['A.']}, ["'v'", 'an object']),
+    (
+        'activitynet',
+        'annotations/train.json',
+        {'database': {f'{n:011}': {} for n in range(9999)}},  # not the captions
+        ["no 'sentences' but ['00000000000', ", '...; it may be another file'],
+    ),
     ('vatex', 'annotations/ref_captions.json', {'a': 'b'}, ["'a' has 'b'"]),
     ('vatex release', TRAINING, [{'videoID': 'a', 'chCap': []}], ["no 'enCap' but"]),
     ('msvd', 'msvd_data/raw-captions.pkl', {'a': 'b'}, ["'a': expected lists of"]),

@@ -41,6 +41,11 @@ def test_what_editors_leave_behind_is_understood(read):
     assert read('a b.mp4,1', delimiter=',') == [('a b.mp4', 1, 1)]
 
 
+def test_names_that_end_in_numbers_are_no_frames(read):
+    assert read('take 1 0\ntake 2 1') == [('take 1', 0, 1), ('take 2', 1, 2)]
+    assert read('a/x_run_f_cm_np1_ba_med_0.avi 0')[0][1] == 0  # HMDB51, with a folder
+
+
 def test_several_labels_a_line(read):
     several = read('a.mp4 1 3\nb.mp4\nc.mp4 2', multi_class=True)
     assert several == [('a.mp4', [1, 3], 1), ('b.mp4', [], 2), ('c.mp4', [2], 3)]
@@ -67,6 +72,18 @@ BAD_LISTS = {
     'twice': ('a 1\nb 1\na 2', {}, "lines 1 and 3 both name 'a'; remove one"),
     'several_words': ('a b c 1', dict(multi_class=True), "line 1: 'a b c 1' is not a"),
     'several_negative': ('a 1 -2', dict(multi_class=True), 'has the label -2'),
+    'frames': (
+        'v/a 120 0\nv/b 96 1',
+        {},
+        r"seems to be a list of paths, frames and labels, 'v/a 120' and 0; .*Rawframe",
+    ),
+    'frames_and_commas': ('a,120,0\nb,96,1', dict(delimiter=','), 'paths, frames and'),
+    'official_hmdb51': (
+        ''.join(f'A_brush_hair_u_nm_np1_ba_goo_{i}.avi {i} \n' for i in range(3)),
+        {},
+        'seems to be one of the split files of HMDB51, .* 0 for unused, 1 for training',
+    ),
+    'long_line': ('[' + 9999 * 'x' + ']', {}, r"line 1: '\[x{115}\.\.\. is not a path"),
     'several_comma': ('a,1', dict(multi_class=True), "no line has .* delimiter=','"),
 }
 
@@ -111,6 +128,7 @@ def check(config, options, splits=('train', 'val', 'test')):
     check_config(load_config(str(config), options), splits)
 
 
+SEVERAL = {'multi_class': True, 'num_classes': 3}
 FAULTS = {
     'label_of_no_class': (
         'a/red.mp4 0\nb/red.mp4 3',
@@ -133,6 +151,11 @@ FAULTS = {
         'a/red.mp4 0',
         {'train_dataloader': {'dataset': {'data_prefix': 'videos'}}},
         r"dataset.data_prefix is 'videos', expected a dict such as dict\(video='videos",
+    ),
+    'labels_from_1': (
+        'a/red.mp4 1\nb/red.mp4 2',
+        {},
+        'labels from 1 to 2 and none is 0; they seem to be counted from 1: subtract 1',
     ),
     'several_labels_of_no_class': (
         'a/red.mp4 0 1 3\nb/red.mp4 2',
@@ -163,6 +186,28 @@ def test_list_of_more_classes_is_doubted(config):
         UserWarning, match='highest label is 1, but the model has 3 class'
     ):
         check(config, {f'{DATA}.ann_file': 'few.txt'})
+
+
+@pytest.mark.parametrize('kind', ['CheckedVideoDataset', 'VideoDataset'])
+def test_lists_to_test_on_have_labels_and_these_begin_at_0(kind, config):
+    def check_test(lines, options=None):
+        (config.parent / 'case.txt').write_text(lines)
+        where = 'test_dataloader.dataset'
+        given = {f'{where}.ann_file': 'case.txt', f'{where}.type': kind}
+        check(config, {**given, **(options or {})}, ['test'])
+
+    unlabelled = 'a/red.mp4\na/green.mp4'
+    message = 'case.txt has no labels, so that AccMetric would find every prediction wr'
+    with pytest.raises(ConfigError, match=f'test_dataloader.dataset: .*{message}'):
+        check_test(unlabelled)
+    several = {f'test_dataloader.dataset.{k}': v for k, v in SEVERAL.items()}
+    with pytest.raises(ConfigError, match=message):
+        check_test(unlabelled, several)
+    check_test(unlabelled, {'test_evaluator': []})
+    check_test(unlabelled, {'test_evaluator': [dict(type='DumpResults')]})
+    with pytest.raises(ConfigError, match='labels from 1 to 2 and none is 0'):
+        check_test('a/red.mp4 1\nb/red.mp4 2')
+    check_test('a/red.mp4 2')  # by chance
 
 
 def test_missing_video_may_be_skipped_but_not_all(config):

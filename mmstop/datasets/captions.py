@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Union
 
+from mmstop.errors import short
+
 __all__ = ['AnnotationError', 'check_captions', 'load_captions', 'read_json']
 
 
@@ -25,7 +27,8 @@ def read_json(path: Union[str, Path]) -> Any:
         for key, value in pairs:
             if key in entries:
                 raise AnnotationError(
-                    f'{path}: {key!r} occurs twice; join or remove one of the entries'
+                    f'{path}: {short(key)} occurs twice; join or remove one of the '
+                    f'entries'
                 )
             entries[key] = value
         return entries
@@ -77,22 +80,17 @@ def check_captions(captions: Any, path: Union[str, Path]) -> None:
     if not isinstance(captions, dict) or not captions:
         raise AnnotationError(
             f'{path}: expected {{"video.mp4": ["caption", ...], ...}} with at least '
-            f'one video, got {_short(captions)}'
+            f'one video, got {short(captions)}'
         )
     for video, texts in captions.items():
         if not isinstance(texts, list) or not texts:
             raise AnnotationError(
-                f'{path}: {video!r} has {_short(texts)}, expected a list of at least '
-                f'one caption; add it or remove the video'
+                f'{path}: {short(video)} has {short(texts)}, expected a list of at '
+                f'least one caption; add it or remove the video'
             )
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise AnnotationError(
-                    f'{path}: caption {i} of {video!r} is {_short(text)}, expected '
+                    f'{path}: caption {i} of {short(video)} is {short(text)}, expected '
                     f'words; remove the caption'
                 )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'

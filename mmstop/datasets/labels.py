@@ -1,14 +1,20 @@
 """Lists of videos in MMAction2's form: a line is a path and a label, 'a/b.mp4 3'."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 from mmengine.fileio import get_text
 
+from mmstop.errors import short
+
 from .captions import AnnotationError
 
 __all__ = ['Labelled', 'load_labels']
+
+# A video of HMDB51: ..._<part of the body>_<camera>_<people>_<view>_<quality>_<number>
+HMDB51 = re.compile(r'[^/]+_[fhlu]_[cn]m_np\d_(ba|fr|le|ri)_(bad|goo|med)_\d+\.avi')
 
 DELIMITERS = {' ': 'a blank', ',': 'a comma', '\t': 'a tabulator', ';': 'a semicolon'}
 
@@ -62,6 +68,9 @@ def load_labels(
                 f'{path}: no line has a label after {_name(delimiter)}'
                 f'{_other(lines[0][1], delimiter)}'
             )
+    if not multi_class:
+        _check_columns(path, entries, delimiter)
+        _check_official(path, entries)
     _check_unique(path, entries)
     return entries
 
@@ -80,13 +89,13 @@ def _parse(
     filename, label = parse(line, delimiter)
     if label is None:
         raise AnnotationError(
-            f'{path}, line {number}: {line!r} is not a path, {_name(delimiter)} and a '
-            f'label, a number from 0 on{_other(line, delimiter)}'
+            f'{path}, line {number}: {short(line)} is not a path, {_name(delimiter)} '
+            f'and a label, a number from 0 on{_other(line, delimiter)}'
         )
     lowest = min(label, default=0) if isinstance(label, list) else label
     if lowest < 0:
         raise AnnotationError(
-            f'{path}, line {number}: {line!r} has the label {lowest}; labels are '
+            f'{path}, line {number}: {short(line)} has the label {lowest}; labels are '
             f'counted from 0, so correct or remove the line'
         )
     return Labelled(filename, label, number)
@@ -132,12 +141,39 @@ def _name(delimiter: str) -> str:
     return DELIMITERS.get(delimiter, repr(delimiter))
 
 
+def _check_columns(
+    path: Union[str, Path], entries: list[Labelled], delimiter: str
+) -> None:
+    """Refuse a list with a number of frames between path and label."""
+    parts = [filename.rpartition(delimiter) for filename, *_ in entries]
+    paths = {head.strip() for head, _, number in parts if head and number.isdecimal()}
+    if len(paths) == len(entries):
+        raise AnnotationError(
+            f'{path}: it seems to be a list of paths, frames and labels, '
+            f'{short(entries[0].filename)} and {entries[0].label}; for folders of '
+            f"frames set the data set's type to RawframeDataset, for videos take the "
+            f'middle column out'
+        )
+
+
+def _check_official(path: Union[str, Path], entries: list[Labelled]) -> None:
+    """Refuse HMDB51's own split files, which have no labels."""
+    if {label for _, label, _ in entries} <= {0, 1, 2} and all(
+        HMDB51.fullmatch(filename) for filename, *_ in entries
+    ):
+        raise AnnotationError(
+            f'{path}: it seems to be one of the split files of HMDB51, whose numbers '
+            f'are no labels but 0 for unused, 1 for training and 2 for testing; '
+            f"make lists of 'class/video.avi label' as MMAction2's tools/data/hmdb51 do"
+        )
+
+
 def _check_unique(path: Union[str, Path], entries: list[Labelled]) -> None:
     first: dict[str, int] = {}
     for filename, _, line in entries:
         if filename in first:
             raise AnnotationError(
-                f'{path}: lines {first[filename]} and {line} both name {filename!r}; '
-                f'remove one of them'
+                f'{path}: lines {first[filename]} and {line} both name '
+                f'{short(filename)}; remove one of them'
             )
         first[filename] = line

@@ -105,6 +105,7 @@ def check_data(cfg: Config, split: str) -> None:
             videos = listing.videos()
             if videos is None:
                 continue
+            _check_labels(cfg, split, listing, videos)
             _check_classes(cfg, listing, videos)
         except AnnotationError as error:
             raise ConfigError(f'{listing.where}: {error}') from error
@@ -150,6 +151,26 @@ def _check_files(path: str, dataset: dict) -> None:
                 )
 
 
+def _check_labels(
+    cfg: Config, split: str, listing: Listing, videos: list[Listed]
+) -> None:
+    """Refuse to evaluate on a list without labels, where every prediction is wrong."""
+    if any(label != -1 for video in videos for label in video.labels):
+        return
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    if isinstance(evaluators, dict):
+        evaluators = evaluators.get('metrics', [evaluators])
+    kinds = [metric['type'] for metric in evaluators]
+    names = {getattr(kind, '__name__', kind) for kind in kinds} - {'DumpResults'}
+    if names and not issubclass(listing.kind, VideoCaptionDataset):
+        raise ConfigError(
+            f'{listing.where}: {listing.ann_file} has no labels, so that '
+            f'{", ".join(sorted(names))} would find every prediction wrong; add a '
+            f'label to each line, or only predict: tools/test.py ... --dump FILE.pkl '
+            f'--cfg-options test_evaluator=[]'
+        )
+
+
 def _check_classes(cfg: Config, listing: Listing, videos: list[Listed]) -> None:
     """Compare the labels of a list with the classes of the model, where both exist."""
     num_classes = _num_classes(cfg)
@@ -171,11 +192,28 @@ def _check_classes(cfg: Config, listing: Listing, videos: list[Listed]) -> None:
             f'0 to {num_classes - 1}. Correct the line, count labels from 0, or give '
             f'the model the classes of this data set'
         )
+    _check_first_label(listing, {n for v in labelled for n in v.labels}, num_classes)
     if highest < num_classes - 1 and not listing.node.get('test_mode'):
         warnings.warn(
             f'{listing.ann_file}: the highest label is {highest}, but the model has '
             f'{num_classes} classes; are they the classes of this data set?',
             stacklevel=2,
+        )
+
+
+def _check_first_label(listing: Listing, labels: set[int], num_classes: int) -> None:
+    """Refuse labels that are counted from 1, where the last class has no video.
+
+    A list to test on may lack a class by chance, though hardly the first one only.
+    """
+    lacking = num_classes - len(labels)
+    if 0 in labels or -1 in labels or num_classes < 3:
+        return
+    if not listing.node.get('test_mode') or lacking <= max(1, num_classes // 10):
+        raise ConfigError(
+            f'{listing.where}: {listing.ann_file} has labels from {min(labels)} to '
+            f'{max(labels)} and none is 0; they seem to be counted from 1: subtract 1 '
+            f'from each, or, if class 0 has no video, take it out of the classes'
         )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from official_files import Captions, clean, stem
 
 from mmstop.datasets.captions import AnnotationError
+from mmstop.errors import short
 
 NUM_NAMED = 5  # missing videos that a report names
 
@@ -199,8 +200,8 @@ def _check_leaks(splits: Iterable[Split]) -> None:
             other = first.setdefault(video, split)
             if other.kind != split.kind:
                 raise AnnotationError(
-                    f'{split.source}: {video!r} is a video of {split.name} and, by '
-                    f'{other.source}, of {other.name}; remove it from one of them'
+                    f'{split.source}: {short(video)} is a video of {split.name} and, '
+                    f'by {other.source}, of {other.name}; remove it from one of them'
                 )
 
 
@@ -220,7 +221,7 @@ def _locate(
         name = found or video
         if name in captions:
             raise AnnotationError(
-                f'{split.source}: {video!r} and another video are one file, '
+                f'{split.source}: {short(video)} and another video are one file, '
                 f'{args.videos / name}; join or remove one of them'
             )
         renamed += name != video
@@ -228,7 +229,7 @@ def _locate(
     if not captions:
         raise AnnotationError(
             f'{args.videos}: has none of the {len(missing):,} videos of {split.name}, '
-            f'such as {missing[0]!r}; name another folder with --videos'
+            f'such as {short(missing[0])}; name another folder with --videos'
         )
     return _File(split, args.root / f'{split.name}.json', captions, missing, renamed)
 

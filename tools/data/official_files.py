@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmstop.datasets.captions import AnnotationError, check_captions
+from mmstop.errors import short
 from mmstop.text import split_lines
 
 Captions = dict[str, list[str]]  # video id or file name -> captions
@@ -48,8 +49,8 @@ def read_ids(path: Path) -> list[str]:
         video = stem(line.strip())
         if video in ids:
             raise AnnotationError(
-                f'{path}: line {number}: {video!r} occurs twice; remove one of the '
-                f'lines'
+                f'{path}: line {number}: {short(video)} occurs twice; remove one of '
+                f'the lines'
             )
         if video:
             ids[video] = None
@@ -70,8 +71,8 @@ def read_csv(path: Path, key: str, columns: Sequence[str]) -> list[dict[str, str
         for column in columns:
             if column not in header:
                 raise AnnotationError(
-                    f'{path}: header: no column {column!r} but {header}; it may be '
-                    f'another file, fetch it again'
+                    f'{path}: header: no column {column!r} but {short(header)}; it may '
+                    f'be another file, fetch it again'
                 )
         for fields in lines:
             if not any(map(str.strip, fields)):
@@ -86,7 +87,7 @@ def read_csv(path: Path, key: str, columns: Sequence[str]) -> list[dict[str, str
             check_fields(row, dict.fromkeys(columns, str), where)
             if row[key] in rows:
                 raise AnnotationError(
-                    f'{where}: {row[key]!r} occurs twice; remove one of the lines'
+                    f'{where}: {short(row[key])} occurs twice; remove one of the lines'
                 )
             rows[row[key]] = row
     except csv.Error as error:
@@ -104,7 +105,7 @@ def check_records(records: Any, fields: Mapping[str, type], where: str) -> None:
     if not isinstance(records, list) or not records:
         raise AnnotationError(
             f'{where}: expected a list of objects with {", ".join(fields)}, got '
-            f'{_short(records)}; it may be another file, fetch it again'
+            f'{short(records)}; it may be another file, fetch it again'
         )
     for i, record in enumerate(records):
         check_fields(record, fields, f'{where}: entry {i}')
@@ -114,20 +115,20 @@ def check_fields(record: Any, fields: Mapping[str, type], where: str) -> None:
     """Check that an object has these fields; a text must not be blank."""
     if not isinstance(record, dict):
         raise AnnotationError(
-            f'{where}: {_short(record)}, expected an object with {", ".join(fields)}; '
+            f'{where}: {short(record)}, expected an object with {", ".join(fields)}; '
             f'it may be another file, fetch it again'
         )
     for field, kind in fields.items():
         if field not in record:
             raise AnnotationError(
-                f'{where}: no {field!r} but {list(record)}; it may be another file, '
-                f'fetch it again'
+                f'{where}: no {field!r} but {short(list(record))}; it may be another '
+                f'file, fetch it again'
             )
         value = record[field]
         if not isinstance(value, kind) or (kind is str and not value.strip()):
             expected = 'words' if kind is str else f'a {kind.__name__}'
             raise AnnotationError(
-                f'{where}: {field!r} is {_short(value)}, expected {expected}; mend or '
+                f'{where}: {field!r} is {short(value)}, expected {expected}; mend or '
                 f'remove the entry'
             )
 
@@ -152,16 +153,11 @@ def check_known(ids: Iterable[str], captions: Captions, path: Path, by: Path) ->
     for video in ids:
         if video not in captions:
             raise AnnotationError(
-                f'{by}: {video!r} has no captions in {path}; remove it or fetch the '
-                f'captions again'
+                f'{by}: {short(video)} has no captions in {path}; remove it or fetch '
+                f'the captions again'
             )
 
 
 def with_suffix(captions: Captions, suffix: str) -> Captions:
     """Turn video ids into file names."""
     return {f'{video}{suffix}': texts for video, texts in captions.items()}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'

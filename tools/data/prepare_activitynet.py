@@ -22,6 +22,7 @@ from converter import ConverterParser, Published, Split, run
 from official_files import Captions, check_fields, choose, with_suffix
 
 from mmstop.datasets.captions import AnnotationError, read_json
+from mmstop.errors import short
 
 SOURCE = 'collaborative-experts, Liu et al., BMVC 2019'
 NOTE = 'Sizes are known to differ: videos vanish from YouTube.'
@@ -39,12 +40,13 @@ def read_paragraphs(path: Path) -> Captions:
         )
     captions = {}
     for video, entry in data.items():
-        where = f'{path}: {video!r}'
+        where = f'{path}: {short(video)}'
         check_fields(entry, {'sentences': list}, where)
         for i, sentence in enumerate(entry['sentences']):
             if not isinstance(sentence, str):
                 raise AnnotationError(
-                    f'{where}: sentence {i} is {sentence!r}, expected words; mend it'
+                    f'{where}: sentence {i} is {short(sentence)}, expected words; mend '
+                    f'it'
                 )
         captions[video] = [' '.join(entry['sentences'])]
     return captions

@@ -26,6 +26,7 @@ from converter import ConverterParser, Published, Split, run
 from official_files import Captions, read_text
 
 from mmstop.datasets.captions import AnnotationError
+from mmstop.errors import short
 
 NUM_FIELDS = 6
 TIMES = re.compile(r'_[\d.]+-[\d.]+$')  # _00.03.58.807-00.04.01.320
@@ -64,17 +65,17 @@ def read_split(path: Path, repeats: bool) -> Captions:
         clip, sentence = fields[0].strip(), fields[-1]
         if not TIMES.search(clip):
             raise AnnotationError(
-                f'{where}: {clip!r} does not end in _start-end as a clip id does; '
+                f'{where}: {short(clip)} does not end in _start-end as a clip id does; '
                 f'remove the line, or fetch the file again'
             )
         if not sentence.strip():
             raise AnnotationError(
-                f'{where}: {clip!r} has an empty sentence; remove the line'
+                f'{where}: {short(clip)} has an empty sentence; remove the line'
             )
         video = f'{TIMES.sub("", clip)}/{clip}.avi'
         if video in captions and not repeats:
             raise AnnotationError(
-                f'{where}: {clip!r} occurs twice; remove one of the lines'
+                f'{where}: {short(clip)} occurs twice; remove one of the lines'
             )
         captions.setdefault(video, []).append(sentence)
     return captions

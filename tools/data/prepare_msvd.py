@@ -24,6 +24,7 @@ from converter import ConverterParser, Published, Split, run
 from official_files import Captions, choose, with_suffix
 
 from mmstop.datasets.captions import AnnotationError
+from mmstop.errors import short
 
 # The splits of Venugopalan et al., ICCV 2015, as collaborative-experts lists them.
 # Counts of the captions differ from paper to paper, so none is compared.
@@ -98,8 +99,8 @@ def read_captions(path: Path) -> Captions:
             captions[text(video)] = [sentence(words) for words in texts]
         except TypeError:
             raise AnnotationError(
-                f'{path}: {text(video)!r}: expected lists of words; it may be another '
-                f'file, fetch it again'
+                f'{path}: {short(text(video))}: expected lists of words; it may be '
+                f'another file, fetch it again'
             ) from None
     return captions
 

@@ -34,6 +34,7 @@ from converter import ConverterParser, Published, Split, run
 from official_files import Captions, check_records, choose, with_suffix
 
 from mmstop.datasets.captions import AnnotationError, check_captions, read_json
+from mmstop.errors import short
 
 NAMES = ('train', 'val', 'test')
 FIELDS = {'en': 'enCap', 'zh': 'chCap'}
@@ -59,7 +60,8 @@ def read_release(path: Path, language: str) -> Captions:
         video = entry['videoID']
         if video in captions:
             raise AnnotationError(
-                f'{path}: {video!r} occurs twice; join or remove one of the entries'
+                f'{path}: {short(video)} occurs twice; join or remove one of the '
+                f'entries'
             )
         captions[video] = entry[field]
     check_captions(captions, path)
@@ -74,8 +76,8 @@ def merge(files: dict[str, Captions], paths: dict[str, Path]) -> Captions:
         for video in captions:
             if origins.setdefault(video, paths[name]) != paths[name]:
                 raise AnnotationError(
-                    f'{paths[name]}: {video!r} is in {origins[video]} too; remove it '
-                    f'from one of them'
+                    f'{paths[name]}: {short(video)} is in {origins[video]} too; remove '
+                    f'it from one of them'
                 )
         everything |= captions
     return everything

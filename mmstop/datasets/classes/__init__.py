@@ -2,12 +2,13 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
 
+from mmstop.datasets.class_files import read_class_file
 from mmstop.errors import ConfigError, MissingFileError
-from mmstop.text import split_lines
 
 __all__ = ['load_classes']
 
@@ -22,22 +23,20 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
 
     Args:
         classes: the names themselves, or the name of a list in this folder, or the path
-            of a file with one name a line.
+            of a file: a name a line, or an id and a name (CSV, JSON), in any order.
     Returns:
         K names in label order.
 
     Raises:
         FileNotFoundError: no such list or file.
-        ValueError: an empty list, an empty name, the same name twice, or not UTF-8.
+        ValueError: an empty list, an empty name or the same name twice, or a file of
+            another form.
     """
     where = 'classes'
     if isinstance(classes, str):
         path = _find(classes)
         where = str(path)
-        try:
-            classes = split_lines(path.read_text(encoding='utf-8-sig'))
-        except UnicodeDecodeError as error:
-            raise ConfigError(f'{where}: not UTF-8 ({error}); convert it') from None
+        classes = read_class_file(path)
     names = [_as_words(name) for name in classes]
     if not names:
         raise ConfigError(f'{where} has no class names; give at least one')
@@ -54,7 +53,31 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
                 f'two classes with one sentence cannot be told apart'
             )
         first[name] = label
+    if where != 'classes':
+        _compare_order(where, names)
     return names
+
+
+def _compare_order(where: str, names: list[str]) -> None:
+    """Warn of a file that has the classes of a list of ours in another order.
+
+    Some published files swap neighbours, such as kick and kick ball of HMDB51, against
+    the lists of videos beside them.
+    """
+    folded = [name.casefold() for name in names]
+    for path in sorted(FOLDER.glob('*.txt')):
+        known = [_as_words(name).casefold() for name in read_class_file(path)]
+        if folded != known and sorted(folded) == sorted(known):
+            label = next(
+                i for i, pair in enumerate(zip(folded, known)) if len({*pair}) > 1
+            )
+            warnings.warn(
+                f'{where} has the classes of {path.stem!r} in another order than '
+                f'MMAction2: label {label} is {names[label]!r} instead of '
+                f'{known[label]!r}; if your lists of videos are those of MMAction2, '
+                f'set classes={path.stem!r}',
+                stacklevel=3,
+            )
 
 
 def _find(name: str) -> Path:
