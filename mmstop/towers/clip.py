@@ -215,6 +215,7 @@ class CLIPViT(CLIPTower):
     """CLIP's video tower: every frame by itself, then the mean over frames.
 
     (B, 3, T, H, W) -> (B, E): the mean over frames of the unit-norm projected CLS.
+    Images, (B, 3, H, W), are videos of one frame, here and in all methods.
     ``H`` and ``W`` are those of the architecture; the pixels are normalised with
     CLIP's mean and standard deviation.
 
@@ -280,10 +281,14 @@ class CLIPViT(CLIPTower):
     def embed(self, inputs: Tensor) -> Tensor:
         """Tokens after ``ln_pre``: (B, 3, T, H, W) -> (B, T, 1 + N, D).
 
+        Images, (B, 3, H, W), are videos of one frame.
+
         Raises:
             ValueError: the frames are not of the size that the tower was built for.
         """
         self._check(inputs)
+        if inputs.dim() == 4:
+            inputs = inputs.unsqueeze(2)
         B, _, T = inputs.shape[:3]
         frames = inputs.transpose(1, 2).flatten(0, 1)
         x = self.visual.conv1(frames).flatten(2).transpose(1, 2)  # (BT, N, D)
@@ -293,16 +298,17 @@ class CLIPViT(CLIPTower):
 
     def _check(self, video: Tensor) -> None:
         size = tuple(self.visual.image_size)
-        if video.dim() != 5 or video.shape[1] != 3 or video.shape[2] < 1:
+        if video.dim() not in (4, 5) or video.shape[1] != 3 or video.shape[2] < 1:
             raise ValueError(
                 f'got a video of shape {tuple(video.shape)}, expected (B, 3, T, H, W) '
-                f"with T >= 1; end the pipeline with FormatShape(input_format='NCTHW')"
+                f'with T >= 1, or images (B, 3, H, W); end a pipeline of videos with '
+                f"FormatShape(input_format='NCTHW')"
             )
-        if tuple(video.shape[3:]) != size:
+        if tuple(video.shape[-2:]) != size:
             raise ValueError(
-                f'got frames of {tuple(video.shape[3:])} pixels, {self.arch} was built '
-                f'for {size}; resize and crop to {size} in the pipeline, or choose an '
-                f'architecture of another image size'
+                f'got frames of {tuple(video.shape[-2:])} pixels, {self.arch} was '
+                f'built for {size}; resize and crop to {size} in the pipeline, or '
+                f'choose an architecture of another image size'
             )
 
     def read(self, x: Tensor) -> Tensor:
