@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope
 from tiny import TEXT, VIT, wild
 
 from mmstop.datasets import load_classes
+from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
 
 HEAD = dict(type='CLIPTextHead', text=TEXT, classes=['jump', 'kick_ball', 'Run'])
@@ -52,6 +53,29 @@ def test_sentences_of_a_frozen_tower_are_encoded_once(monkeypatch):
     head.load_state_dict(head.state_dict())
     head(features)
     assert len(calls) == 2, 'new weights need new features'
+
+
+def test_new_weights_of_any_part_of_the_text_tower_need_new_features():
+    head = MODELS.build(HEAD).eval()
+    features = torch.randn(4, 32)
+    text = head.text
+    for part in (text, text.token_embedding):
+        before = head(features)
+        state = {k: torch.rand_like(v) for k, v in part.state_dict().items()}
+        part.load_state_dict(state)
+        assert not torch.allclose(head(features), before)
+    other = copy.deepcopy(head)
+    other.text.load_state_dict(MODELS.build(HEAD).text.state_dict())
+    assert head._cache is not None and other._cache is None
+
+
+def test_a_test_under_inference_mode_may_come_before_training():
+    head = MODELS.build(HEAD)
+    features = torch.randn(4, 32, requires_grad=True)
+    with torch.inference_mode():
+        before = head(features)
+    head(features).sum().backward()
+    assert torch.equal(head(features), before) and features.grad is not None
 
 
 def test_sentences_of_a_learning_tower_follow_it():
@@ -129,6 +153,65 @@ def test_faulty_class_lists(tmp_path):
             MODELS.build(dict(HEAD, topk=topk))
     with pytest.raises(ValueError, match=r'tokens, ViT-tiny has room for 14; shorten'):
         MODELS.build(dict(HEAD, template='a ' * 20 + '{}'))
+
+
+SAME = ['brush hair', 'kick, a ball', 'run']
+CLASS_FILES = {
+    'csv': ('id,name\n0,brush_hair\n1,"kick, a ball"\n2,Run\n', SAME),
+    'csv_in_any_order': ('id,name\r\n2,Run\r\n0,brush_hair\r\n1,"kick, a ball"', SAME),
+    'without_header': ('2,Run\n0,brush_hair\n1,"kick, a ball"', SAME),
+    'ids_last': ('name,id\nRun,2\n"kick, a ball",1\nbrush_hair,0\n', SAME),
+    'other_delimiter': ('label;name\n1;kick, a ball\n0;brush_hair\n2;Run\n', SAME),
+    'tabulator': ('1\tkick, a ball\n0\tbrush_hair\n2\tRun\n', SAME),
+    'blank': ('1 kick, a ball\n0 brush_hair\n2 Run\n', SAME),
+    'one_class': ('id,name\n0,run\n', ['run']),
+    'names_with_commas': ('push, left\npush, right\n', ['push, left', 'push, right']),
+    'names_with_numbers': ('2 hands up\n5 fingers\n', ['2 hands up', '5 fingers']),
+    'names_with_odd_spaces': ('a\u2028b\na\x0cb\n', ['a\u2028b', 'a\x0cb']),
+    'json_ids': ('{"kick, a ball": "1", "Run": "2", "brush_hair": "0"}', SAME),
+    'json_names': ('{"2": "Run", "0": "brush_hair", "1": "kick, a ball"}', SAME),
+    'json_list': ('["brush_hair", "kick, a ball", "Run"]', SAME),
+}
+BAD_CLASS_FILES = {
+    'from_1': (
+        '1 run\n2 jump\n',
+        'no class has the id 0, and .* 1 to 2; .* subtract 1',
+    ),
+    'gap': ('id,name\n0,run\n3,jump\n', 'no class has the id 1, .* expected 0 to 1'),
+    'twice': ('0,run\n0,jump\n', "'run' and 'jump' both have the id 0"),
+    'no_id': ('id,name\n0,run\nx,jump\n', r"line 3: \['x', 'jump'\], expected an id"),
+    'no_quotes': ('id,name\n0,kick, a ball\n', 'line 2: .* put quotes around'),
+    'videos': ('a/b.mp4 0\nc d.avi 1\n', "a list of videos, 'a/b.mp4 0', expected"),
+    'json_broken': ('{"run": "0"', 'no JSON'),
+    'json_other': ('{"database": {"v1": {}}}', "{'database': .*, expected a list"),
+    'header_only': ('id,name\n', 'no class names'),
+}
+
+
+@pytest.mark.parametrize('case', CLASS_FILES)
+def test_class_files_of_others_are_read(case, tmp_path):
+    text, names = CLASS_FILES[case]
+    path = tmp_path / f'classes.{"json" if "json" in case else "csv"}'
+    path.write_bytes(text.encode('utf-8-sig'))
+    assert load_classes(str(path)) == names
+
+
+@pytest.mark.parametrize('case', BAD_CLASS_FILES)
+def test_class_files_that_tell_no_order_are_refused(case, tmp_path):
+    text, message = BAD_CLASS_FILES[case]
+    path = tmp_path / f'classes.{"json" if "json" in case else "csv"}'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf'classes\.(csv|json).*{message}'):
+        load_classes(str(path))
+
+
+def test_known_classes_in_another_order_are_doubted(tmp_path):
+    names = load_classes('hmdb51')
+    i, path = names.index('kick'), tmp_path / 'hmdb_51_labels.csv'
+    order = [*names[:i], 'kick_ball', 'kick', *names[i + 2 :]]
+    path.write_text('id,name\n' + ''.join(f'{n},{x}\n' for n, x in enumerate(order)))
+    with pytest.warns(UserWarning, match=f"label {i} is .*; if .*classes='hmdb51'"):
+        assert load_classes(str(path))[i] == 'kick ball'
 
 
 @pytest.mark.parametrize(

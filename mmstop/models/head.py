@@ -44,8 +44,8 @@ class CLIPTextHead(BaseHead):
     Args:
         text: config of the text tower.
         classes: class names in label order, or the name of a list that comes with the
-            package ('ucf101', 'hmdb51', 'ssv2', ...), or the path of a file with one
-            name a line.
+            package ('ucf101', 'hmdb51', 'ssv2', ...), or the path of a file: a name a
+            line, or an id and a name (CSV, JSON), in any order.
         template: sentence with ``{}`` where the class name goes.
         **kwargs: those of MMAction2's ``BaseHead``: ``loss_cls``, ``topk``,
             ``label_smooth_eps``, ``average_clips``, ``multi_class``, ``init_cfg``.
@@ -77,6 +77,8 @@ class CLIPTextHead(BaseHead):
         self.sentences = sentences
         self._tokens = tower.tokenize(self.sentences)  # (K, L)
         self._cache: Optional[Tensor] = None
+        for module in tower.modules():  # whichever of them is loaded by itself
+            module.register_load_state_dict_pre_hook(self._forget)
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Score features against the sentences: (B, E) -> (B, K), at least float32."""
@@ -91,9 +93,8 @@ class CLIPTextHead(BaseHead):
             self._cache = None
         return super().train(mode)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _forget(self, *args: Any) -> None:
         self._cache = None
-        super()._load_from_state_dict(*args)
 
     def _learns(self) -> bool:
         return any(p.requires_grad for p in self.text.parameters())
@@ -103,8 +104,13 @@ class CLIPTextHead(BaseHead):
         if self.training and self._learns():
             return self._encode(device)
         if self._cache is None or self._cache.device != device:
-            # What is kept for ever is computed in full precision.
-            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            # What is kept for ever is computed in full precision, and as a tensor that
+            # a training may use even if it was a test that came first.
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast(device.type, enabled=False),
+            ):
                 self._cache = self._encode(device)
         return self._cache
 
