@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.analysis import get_model_complexity_info
 from pages import code_of
 from tiny import VIT, still, wild
 
@@ -104,6 +105,13 @@ def test_any_number_of_frames(method, T):
 
 @every_method
 @torch.no_grad()
+def test_an_image_is_a_video_of_one_frame(method):
+    model, video = method.build(), wild(2, 1)
+    assert torch.equal(model(video[:, :, 0]), model(video))
+
+
+@every_method
+@torch.no_grad()
 def test_what_was_trained_is_all_that_a_checkpoint_needs(method):
     model, video = method.build(), wild(2, 4)
     for parameter in trained_of(model).values():
@@ -177,6 +185,22 @@ def test_compiles_whole_and_once(method):
                 torch.testing.assert_close(
                     parameter.grad, expected[name], atol=1e-5, rtol=1e-3
                 )
+
+
+@every_method
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore::FutureWarning')
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_a_trace_of_torch_gives_what_the_method_gives(method):
+    model, video = method.build().eval(), wild(2, 4)
+    traced = torch.jit.trace(model, video, check_trace=False)
+    torch.testing.assert_close(traced(video), model(video))
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_flops_are_counted_as_mmaction2s_tool_does():
+    model = METHODS[0].build().eval()
+    found = get_model_complexity_info(model, (3, 4, 32, 32))
+    assert found['flops'] > 1e6 and found['params'] > 1e5
 
 
 def test_checkpointing_computes_twice_and_changes_nothing(monkeypatch):

@@ -153,7 +153,7 @@ class SpatialPrompter(nn.Module):
         index = chosen.unsqueeze(-1).expand_as(prompts)
         prompted = patches.scatter_add(2, index, prompts.to(patches.dtype))  # Eq. 7
         region = torch.zeros_like(saliency, dtype=torch.bool)
-        return prompted, region.scatter(-1, chosen, True)
+        return prompted, region.scatter(-1, chosen, 1)  # jit.trace: no bool
 
     @staticmethod
     def _neighbours(patches: Tensor, chosen: Tensor) -> Tensor:
