@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from types import SimpleNamespace
 
 import decord
 import numpy as np
@@ -36,6 +37,7 @@ from mmstop.compat.reader import read
 from mmstop.datasets import VideoError
 from mmstop.datasets.containers import missing_bytes
 from mmstop.datasets.videos import open_video
+from mmstop.engine import BadVideoHook
 
 NUM_FRAMES = 32  # of a clip: nearly all of a video
 TRAIN = ROOT / 'tools' / 'train.py'
@@ -257,6 +259,15 @@ def test_losses_of_an_epoch_are_listed(write, tmp_path):
         assert 'the file is empty' in text
 
 
+def test_batches_without_samples_lose_nothing():
+    """MMAction2's vis_scheduler.py trains on numbers."""
+    loader = SimpleNamespace(dataset=range(4))
+    runner, hook = SimpleNamespace(train_dataloader=loader), BadVideoHook()
+    hook.before_train_epoch(runner)
+    hook.after_train_iter(runner, 0, torch.arange(4), None)
+    assert not hook.lost
+
+
 @pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(
     'policy, message',
@@ -278,6 +289,7 @@ def test_run_ends_with_one_error(policy, message, workers, tmp_path):
 
 HANG = """
 import time
+from types import SimpleNamespace
 from mmcv.transforms import BaseTransform
 from mmstop.registry import TRANSFORMS
 

@@ -40,8 +40,9 @@ class BadVideoHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict
     ) -> None:
-        """Collect the losses of a batch."""
-        for sample in data_batch['data_samples']:
+        """Collect the losses of a batch; a simulated one has no samples."""
+        samples = data_batch['data_samples'] if isinstance(data_batch, dict) else []
+        for sample in samples:
             self.seen += 1
             self.lost += sample.get('lost_videos', [])
         epoch = len(runner.train_dataloader.dataset) / get_world_size()
