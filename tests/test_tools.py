@@ -186,6 +186,47 @@ def test_zero_shot_needs_no_checkpoint(config, tmp_path, capsys):
         assert test.main([str(zero_shot), *checkpoint, *arguments[1:]]) == 0
 
 
+def test_short_run_needs_no_other_schedule(config, tmp_path, capsys):
+    path = tmp_path / 'schedule.py'
+    path.write_text(
+        f'_base_ = {str(config)!r}\n'
+        "param_scheduler = [dict(type='LinearLR', end=1, convert_to_iter_based=True),\n"
+        "    dict(type='CosineAnnealingLR', begin=1, convert_to_iter_based=True)]\n"
+    )
+    given = [str(path), '--no-validate', '--work-dir', str(tmp_path)]
+    given += ['--cfg-options', 'train_cfg.max_epochs=']
+
+    def schedule(epochs):
+        options = [*given[:-1], f'{given[-1]}{epochs}']
+        return train.read_config(train.parse_args(options)).param_scheduler
+
+    assert [part.type for part in schedule(2)] == ['LinearLR', 'CosineAnnealingLR']
+    assert not capsys.readouterr().out
+    given[-1] += '1'
+    assert train.main(given) == 0
+    assert (
+        'CosineAnnealingLR of param_scheduler is left out: it begins after 1 epochs, '
+        'and train_cfg.max_epochs=1' in capsys.readouterr().out
+    )
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_amp_of_a_config_that_imports_its_classes(tmp_path, monkeypatch):
+    path = tmp_path / 'lazy.py'
+    path.write_text(
+        'from mmengine.config import read_base\n'
+        'from mmengine.optim import OptimWrapper\n'
+        'from torch.optim import AdamW\n'
+        'train_dataloader = dict(batch_size=1)\n'
+        'train_cfg = dict(max_epochs=1)\n'
+        'optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3))\n'
+    )
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    cfg = train.read_config(train.parse_args([str(path), '--amp']))
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+
+
 # --- Errors, before anything is built -----------------------------------------------
 
 ANN_FILE = 'train_dataloader.dataset.ann_file'
