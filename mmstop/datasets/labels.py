@@ -130,7 +130,9 @@ def _labelled_by(line: str, delimiter: str) -> list[str]:
 
 
 def _other(line: str, delimiter: str) -> str:
-    """Suggest the delimiter that the line seems to have."""
+    """Suggest the form or the delimiter that the line seems to have."""
+    if line.startswith(('{', '[')):
+        return '. It seems to be a JSON file, not a list'
     for other in _labelled_by(line, delimiter):
         if other != delimiter:
             return f'. It has {_name(other)}: set delimiter={other!r} in the data set'
