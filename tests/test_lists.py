@@ -83,7 +83,11 @@ BAD_LISTS = {
         {},
         'seems to be one of the split files of HMDB51, .* 0 for unused, 1 for training',
     ),
-    'long_line': ('[' + 9999 * 'x' + ']', {}, r"line 1: '\[x{115}\.\.\. is not a path.* seems to be a JSON file"),
+    'json': (
+        '[' + 9999 * 'x' + ']',
+        {},
+        r"line 1: '\[x{115}\.\.\. is not a path.* seems to be a JSON file",
+    ),
     'several_comma': ('a,1', dict(multi_class=True), "no line has .* delimiter=','"),
 }
 

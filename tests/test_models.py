@@ -182,7 +182,8 @@ BAD_CLASS_FILES = {
     'no_id': ('id,name\n0,run\nx,jump\n', r"line 3: \['x', 'jump'\], expected an id"),
     'no_quotes': ('id,name\n0,kick, a ball\n', 'line 2: .* put quotes around'),
     'videos': ('a/b.mp4 0\nc d.avi 1\n', "a list of videos, 'a/b.mp4 0', expected"),
-    'json_broken': ('{"run": "0"', 'no JSON'),
+    'json_broken': ('{"run": "0"', 'not a whole JSON file'),
+    'json_twice': ('{"run": 0, "run": 1}', "'run' occurs twice"),
     'json_other': ('{"database": {"v1": {}}}', "{'database': .*, expected a list"),
     'header_only': ('id,name\n', 'no class names'),
 }

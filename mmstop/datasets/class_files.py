@@ -1,7 +1,6 @@
 """Files of class names, in the forms in which people have them."""
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Optional
 
 from mmstop.errors import ConfigError, short
 from mmstop.text import split_lines
+
+from .captions import AnnotationError, read_json
 
 __all__ = ['read_class_file']
 
@@ -27,12 +28,12 @@ def read_class_file(path: Path) -> list[str]:
         ConfigError: the file is not UTF-8, is a list of videos, or its ids are not
             0, 1, ..., K - 1.
     """
+    if path.suffix == '.json':
+        return _read_json(path)
     try:
         text = path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as error:
         raise ConfigError(f'{path}: not UTF-8 ({error}); convert it') from None
-    if path.suffix == '.json':
-        return _read_json(text, path)
     lines = split_lines(text)
     if lines and all(map(VIDEO.search, lines)):
         raise ConfigError(
@@ -43,11 +44,11 @@ def read_class_file(path: Path) -> list[str]:
     return lines if numbered is None else numbered
 
 
-def _read_json(text: str, path: Path) -> list[str]:
+def _read_json(path: Path) -> list[str]:
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f'{path}: no JSON ({error}); fetch it again') from None
+        content = read_json(path)
+    except AnnotationError as error:
+        raise ConfigError(str(error)) from None
     if isinstance(content, dict):
         pairs = [(str(key), str(value)) for key, value in content.items()]
         if _has_ids(value for _, value in pairs):

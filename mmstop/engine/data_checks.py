@@ -160,7 +160,7 @@ def _check_labels(
     evaluators = cfg.get(f'{split}_evaluator') or []
     if isinstance(evaluators, dict):
         evaluators = evaluators.get('metrics', [evaluators])
-    kinds = [metric['type'] for metric in evaluators]
+    kinds = [metric.get('type') for metric in evaluators]
     names = {getattr(kind, '__name__', kind) for kind in kinds} - {'DumpResults'}
     if names and not issubclass(listing.kind, VideoCaptionDataset):
         raise ConfigError(
