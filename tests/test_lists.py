@@ -161,6 +161,11 @@ FAULTS = {
         {},
         'labels from 1 to 2 and none is 0; they seem to be counted from 1: subtract 1',
     ),
+    'frames_as_images': (
+        'a/red.mp4 0',
+        {f'{DATA}.pipeline.5.input_format': 'NCHW'},
+        r"dataset.pipeline.5.input_format is 'NCHW', which .* set it to 'NCTHW'",
+    ),
     'several_labels_of_no_class': (
         'a/red.mp4 0 1 3\nb/red.mp4 2',
         {f'{DATA}.multi_class': True, f'{DATA}.num_classes': 3},

@@ -58,7 +58,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize('head', HEADS)
+SLOW = [pytest.param(head, marks=pytest.mark.slow) for head in list(HEADS)[1:]]
+
+
+@pytest.mark.parametrize('head', ['LinearClsHead', *SLOW])
 def test_image_classifier_trains_and_predicts(
     head: str, config: Path, tmp_path: Path
 ) -> None:

@@ -226,8 +226,13 @@ def test_weights_of_another_architecture_or_image_size(weights, tmp_path):
         MODELS.build(dict(type='CLIPViT', arch=str(larger), weights=weights))
     with pytest.raises(ValueError, match=r'frames of \(48, 48\) .* for \(32, 32\)'):
         MODELS.build(VIT)(torch.zeros(1, 3, 2, 48, 48))
-    with pytest.raises(ValueError, match=r'expected \(B, 3, T, H, W\)'):
-        MODELS.build(VIT)(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r'frames of \(48, 48\) .* for \(32, 32\)'):
+        MODELS.build(VIT)(torch.zeros(1, 3, 48, 48))
+    for shape in ((3, 32, 32), (1, 2, 32, 32), (1, 3, 0, 32, 32), (1, 1, 3, 4, 32, 32)):
+        with pytest.raises(
+            ValueError, match=r'expected \(B, 3, T, H, W\) with T >= 1, '
+        ):
+            MODELS.build(VIT)(torch.zeros(shape))
 
 
 def test_quickgelu_mismatch_is_an_error(clip, tmp_path):

@@ -19,6 +19,7 @@ from mmstop.datasets import (
     load_labels,
 )
 from mmstop.datasets.videos import with_suffix
+from mmstop.towers import Tower
 
 from .schema import ConfigError, Place, target_at, top
 
@@ -101,6 +102,7 @@ def check_data(cfg: Config, split: str) -> None:
         ConfigError: the first fault found.
     """
     for listing in listings(cfg, split):
+        _check_layout(cfg, listing)
         try:
             videos = listing.videos()
             if videos is None:
@@ -149,6 +151,21 @@ def _check_files(path: str, dataset: dict) -> None:
                 raise ConfigError(
                     f"{path}.data_prefix.{key}: there is no folder '{folder}'; {remedy}"
                 )
+
+
+def _check_layout(cfg: Config, listing: Listing) -> None:
+    """Refuse frames that a tower would take for as many images."""
+    place = Place('model.backbone', root.MODELS, top(cfg).scope)
+    backbone = target_at((cfg.get('model') or {}).get('backbone') or {}, place)
+    if not (isinstance(backbone, type) and issubclass(backbone, Tower)):
+        return
+    for i, step in enumerate(listing.node.get('pipeline') or []):
+        if isinstance(step, dict) and step.get('input_format') == 'NCHW':
+            raise ConfigError(
+                f"{listing.where}.pipeline.{i}.input_format is 'NCHW', which makes "
+                f"every frame an image of its own; set it to 'NCTHW', and "
+                f'data_preprocessor.format_shape as well'
+            )
 
 
 def _check_labels(
