@@ -36,6 +36,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--show-dir', help='draw videos with their predictions into this folder')
     add('--interval', type=int, default=1, help='with --show-dir: every n-th video')
     add(
+        '--rawframes',
+        action='store_true',
+        help='read extracted frames and their lists instead of videos (docs/data.md)',
+    )
+    add(
         '--cfg-options',
         nargs='+',
         action=KeyValues,
@@ -58,7 +63,7 @@ def read_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: the config or an argument is at fault.
     """
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, args.rawframes)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

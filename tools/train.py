@@ -45,6 +45,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--diff-rank-seed', action='store_true', help='another seed in every process')
     add('--deterministic', action='store_true', help='deterministic algorithms only')
     add(
+        '--rawframes',
+        action='store_true',
+        help='read extracted frames and their lists instead of videos (docs/data.md)',
+    )
+    add(
         '--cfg-options',
         nargs='+',
         action=KeyValues,
@@ -62,7 +67,7 @@ def read_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: the config or an argument is at fault.
     """
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, args.rawframes)
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ConfigError(f'{args.config} has no {key}, nothing to train')

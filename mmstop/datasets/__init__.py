@@ -3,7 +3,8 @@
 from .captions import AnnotationError, check_captions, load_captions, read_json
 from .checked import CheckedDataset, CheckedVideoDataset
 from .classes import load_classes
-from .labels import load_labels
+from .labels import load_frame_labels, load_labels
+from .rawframes import CheckedRawframeDataset, CheckedRawFrameDecode
 from .transforms import CaptionTokenize, MirrorCaption
 from .video_files import VideoFile
 from .video_text import VideoCaptionDataset
@@ -14,6 +15,8 @@ __all__ = [
     'CaptionTokenize',
     'CheckedDataset',
     'CheckedDecordInit',
+    'CheckedRawFrameDecode',
+    'CheckedRawframeDataset',
     'CheckedVideoDataset',
     'MirrorCaption',
     'VideoCaptionDataset',
@@ -22,6 +25,7 @@ __all__ = [
     'check_captions',
     'load_captions',
     'load_classes',
+    'load_frame_labels',
     'load_labels',
     'read_json',
 ]

@@ -1,9 +1,9 @@
-"""Lists of videos in MMAction2's form: a line is a path and a label, 'a/b.mp4 3'."""
+"""Lists in MMAction2's form: 'a/b.mp4 3' of videos, 'a/b 163 3' of extracted frames."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from mmengine.fileio import get_text
 
@@ -11,7 +11,7 @@ from mmstop.errors import short
 
 from .captions import AnnotationError
 
-__all__ = ['Labelled', 'load_labels']
+__all__ = ['Labelled', 'LabelledFrames', 'load_frame_labels', 'load_labels']
 
 # A video of HMDB51: ..._<part of the body>_<camera>_<people>_<view>_<quality>_<number>
 HMDB51 = re.compile(r'[^/]+_[fhlu]_[cn]m_np\d_(ba|fr|le|ri)_(bad|goo|med)_\d+\.avi')
@@ -25,6 +25,15 @@ class Labelled(NamedTuple):
     filename: str
     label: Union[int, list[int]]  # -1 where there is none, a list for several classes
     line: int  # counted from 1
+
+
+class LabelledFrames(NamedTuple):
+    """A line of a list of extracted frames."""
+
+    folder: str
+    total_frames: int
+    label: Union[int, list[int]]
+    line: int
 
 
 def load_labels(
@@ -47,17 +56,7 @@ def load_labels(
         FileNotFoundError: there is no such file.
         AnnotationError: the file or a line of it is at fault.
     """
-    try:
-        text = get_text(path, encoding='utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
-    lines = [
-        (number, line.strip())
-        for number, line in enumerate(text.split('\n'), 1)
-        if line.strip()
-    ]
-    if not lines:
-        raise AnnotationError(f'{path}: it has no videos')
+    lines = _read_lines(path)
     if unlabelled and not any(_labelled_by(line, delimiter) for _, line in lines):
         entries = [Labelled(line, [] if multi_class else -1, n) for n, line in lines]
     else:
@@ -71,8 +70,66 @@ def load_labels(
     if not multi_class:
         _check_columns(path, entries, delimiter)
         _check_official(path, entries)
-    _check_unique(path, entries)
+    _check_unique(path, [(entry.filename, entry.line) for entry in entries])
     return entries
+
+
+def load_frame_labels(
+    path: Union[str, Path],
+    delimiter: str = ' ',
+    multi_class: bool = False,
+    unlabelled: bool = False,
+) -> list[LabelledFrames]:
+    """Read folders, numbers of frames and labels in file order.
+
+    Args:
+        delimiter, multi_class, unlabelled: those of :func:`load_labels`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: the file or a line of it is at fault.
+    """
+    lines = _read_lines(path)
+    labelled = not unlabelled or any(
+        _parse_frames(line, delimiter, multi_class, True)[1] for _, line in lines
+    )
+    entries = []
+    for number, line in lines:
+        folder, total, label = _parse_frames(line, delimiter, multi_class, labelled)
+        if label is None or not total:
+            raise AnnotationError(
+                f'{path}, line {number}: {short(line)} is not a folder, the number of '
+                f'its frames{" and a label" if labelled else ""}, with '
+                f'{_name(delimiter)} in between{_other(line, delimiter)}'
+            )
+        if labelled:
+            _check_label(path, number, line, label)
+        if total < 0:
+            raise AnnotationError(
+                f'{path}, line {number}: {short(line)} has {total} frames; correct or '
+                f'remove the line'
+            )
+        entries.append(LabelledFrames(folder, total, label, number))
+    if not unlabelled and not any(entry.label != [] for entry in entries):
+        raise AnnotationError(f'{path}: no line has a label after the number of frames')
+    _check_unique(path, [(entry.folder, entry.line) for entry in entries])
+    return entries
+
+
+def _read_lines(path: Union[str, Path]) -> list[tuple[int, str]]:
+    """Read the lines that are not empty, with their numbers."""
+    try:
+        text = get_text(path, encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
+    lines = [
+        (number, line.strip())
+        for number, line in enumerate(text.split('\n'), 1)
+        if line.strip()
+    ]
+    if not lines:
+        raise AnnotationError(f'{path}: it has no videos')
+    return lines
 
 
 Fields = tuple[str, Union[None, int, list[int]]]
@@ -92,13 +149,34 @@ def _parse(
             f'{path}, line {number}: {short(line)} is not a path, {_name(delimiter)} '
             f'and a label, a number from 0 on{_other(line, delimiter)}'
         )
+    _check_label(path, number, line, label)
+    return Labelled(filename, label, number)
+
+
+def _parse_frames(
+    line: str, delimiter: str, multi_class: bool, labelled: bool
+) -> tuple[str, Optional[int], Union[None, int, list[int]]]:
+    """Read a line, in which a number of frames or a label that is None is none."""
+    if multi_class:
+        folder, numbers = _parse_several(line, delimiter)
+        total, *labels = numbers or [None]
+        return folder, total, labels
+    label: Any = -1
+    if labelled:
+        line, label = _parse_one(line, delimiter)
+    folder, total = _parse_one(line, delimiter)
+    return folder, total, label
+
+
+def _check_label(
+    path: Union[str, Path], number: int, line: str, label: Union[int, list[int]]
+) -> None:
     lowest = min(label, default=0) if isinstance(label, list) else label
     if lowest < 0:
         raise AnnotationError(
             f'{path}, line {number}: {short(line)} has the label {lowest}; labels are '
             f'counted from 0, so correct or remove the line'
         )
-    return Labelled(filename, label, number)
 
 
 def _parse_one(line: str, delimiter: str) -> Fields:
@@ -153,8 +231,7 @@ def _check_columns(
         raise AnnotationError(
             f'{path}: it seems to be a list of paths, frames and labels, '
             f'{short(entries[0].filename)} and {entries[0].label}; for folders of '
-            f"frames set the data set's type to RawframeDataset, for videos take the "
-            f'middle column out'
+            f'frames give --rawframes, for videos take the middle column out'
         )
 
 
@@ -170,9 +247,9 @@ def _check_official(path: Union[str, Path], entries: list[Labelled]) -> None:
         )
 
 
-def _check_unique(path: Union[str, Path], entries: list[Labelled]) -> None:
+def _check_unique(path: Union[str, Path], entries: list[tuple[str, int]]) -> None:
     first: dict[str, int] = {}
-    for filename, _, line in entries:
+    for filename, line in entries:
         if filename in first:
             raise AnnotationError(
                 f'{path}: lines {first[filename]} and {line} both name '

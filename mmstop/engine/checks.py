@@ -18,6 +18,7 @@ from mmstop.errors import ConfigError
 from mmstop.towers import CLIPTower
 
 from .data_checks import check_data, is_local
+from .rawframes import use_rawframes
 from .schema import (
     FREE,
     MARKS,
@@ -38,8 +39,13 @@ __all__ = ['ConfigError', 'check_config', 'load_config']
 SCALARS = (str, int, float)  # no dict, though not None, which takes a part away
 
 
-def load_config(path: str, options: Optional[dict] = None) -> Config:
+def load_config(
+    path: str, options: Optional[dict] = None, rawframes: bool = False
+) -> Config:
     """Read a config and merge what ``--cfg-options`` gave, {'a.b.c': value}.
+
+    Args:
+        rawframes: before that, let it read extracted frames instead of videos.
 
     Raises:
         ConfigError: there is no such file, or an option is not in the config and no
@@ -48,6 +54,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     if not Path(path).is_file():
         raise ConfigError(f'config {path!r}: there is no such file')
     cfg = Config.fromfile(path)
+    if rawframes:
+        use_rawframes(cfg)
     if options:
         for option in options:
             _check_option(cfg, option, options)

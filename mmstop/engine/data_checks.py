@@ -6,24 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
-from mmaction.datasets import VideoDataset
+from mmaction.datasets import RawframeDataset, VideoDataset
 from mmengine import registry as root
 from mmengine.config import Config
 
 from mmstop.datasets import (
     AnnotationError,
+    CheckedRawframeDataset,
     CheckedVideoDataset,
     VideoCaptionDataset,
+    VideoError,
     load_captions,
     load_classes,
+    load_frame_labels,
     load_labels,
 )
-from mmstop.datasets.videos import with_suffix
+from mmstop.datasets.rawframes import Frames, check_frames
+from mmstop.datasets.videos import check_video, with_suffix
 from mmstop.towers import Tower
 
 from .schema import ConfigError, Place, target_at, top
 
-__all__ = ['Listed', 'Listing', 'check_data', 'is_local', 'listings']
+__all__ = ['Listed', 'Listing', 'check_data', 'datasets', 'is_local', 'listings']
 
 LOOKED_FOR = 16  # videos of a list; looking for all takes minutes on a network disk
 
@@ -34,6 +38,21 @@ class Listed(NamedTuple):
     path: str
     entry: Union[int, str]  # its line, or its key in a JSON file
     labels: list[int]  # one, several or none
+    frames: Optional[Frames] = None  # of the folder ``path``; None for a video file
+
+    def check(self, full: bool) -> None:
+        """Read a few of its frames or all.
+
+        Raises:
+            Exception: of many classes, whatever is wrong.
+        """
+        if self.frames is None:
+            check_video(self.path, full)
+        else:
+            check_frames(self.path, self.frames, full)
+
+
+RAWFRAMES = (CheckedRawframeDataset, RawframeDataset)
 
 
 class Listing(NamedTuple):
@@ -56,25 +75,38 @@ class Listing(NamedTuple):
         if issubclass(self.kind, VideoCaptionDataset):
             names = load_captions(self.ann_file)
             return [Listed(self._path(name), name, []) for name in names]
+        form = (
+            self.node.get('delimiter', ' '),
+            self.node.get('multi_class', False),
+            self.node.get('test_mode', False),
+        )
         if issubclass(self.kind, (CheckedVideoDataset, VideoDataset)):
-            entries = load_labels(
-                self.ann_file,
-                self.node.get('delimiter', ' '),
-                self.node.get('multi_class', False),
-                self.node.get('test_mode', False),
+            return [
+                Listed(self._path(name), line, _as_list(label))
+                for name, label, line in load_labels(self.ann_file, *form)
+            ]
+        if issubclass(self.kind, RAWFRAMES) and not self.node.get('with_offset'):
+            files = (
+                self.node.get('start_index', 1),
+                self.node.get('filename_tmpl', 'img_{:05}.jpg'),
             )
             return [
                 Listed(
-                    self._path(name),
+                    str(self.folder / name),
                     line,
-                    label if isinstance(label, list) else [label],
+                    _as_list(label),
+                    Frames(total, *files),
                 )
-                for name, label, line in entries
+                for name, total, label, line in load_frame_labels(self.ann_file, *form)
             ]
         return None
 
     def _path(self, name: str) -> str:
         return with_suffix(str(self.folder / name))
+
+
+def _as_list(label: Union[int, list[int]]) -> list[int]:
+    return label if isinstance(label, list) else [label]
 
 
 def listings(cfg: Config, split: str) -> Iterator[Listing]:
@@ -85,12 +117,14 @@ def listings(cfg: Config, split: str) -> Iterator[Listing]:
     """
     where = f'{split}_dataloader.dataset'
     loader = cfg.get(f'{split}_dataloader') or {}
-    for path, node in _datasets(loader.get('dataset'), where):
+    for path, node in datasets(loader.get('dataset'), where):
         _check_files(path, node)
         data_root, ann_file = node.get('data_root') or '', node['ann_file']
-        prefix = (node.get('data_prefix') or {}).get('video', '')
+        kind = target_at(node, Place(path, root.DATASETS, top(cfg).scope))
+        extracted = isinstance(kind, type) and issubclass(kind, RAWFRAMES)
+        prefixes = node.get('data_prefix') or {}
+        prefix = prefixes.get('img' if extracted else 'video', '')
         if ann_file and is_local(data_root, ann_file, prefix):
-            kind = target_at(node, Place(path, root.DATASETS, top(cfg).scope))
             ann_file, folder = Path(data_root, ann_file), Path(data_root, prefix)
             yield Listing(path, node, kind, ann_file, folder)
 
@@ -114,16 +148,16 @@ def check_data(cfg: Config, split: str) -> None:
         _look_for(listing, videos)
 
 
-def _datasets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
+def datasets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
     """Find the datasets in a dataloader's, which may be wrapped or joined."""
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
-            yield from _datasets(child, f'{path}.{i}')
+            yield from datasets(child, f'{path}.{i}')
     elif isinstance(node, dict):
         if isinstance(node.get('ann_file'), str):
             yield path, node
         for key in ('dataset', 'datasets'):
-            yield from _datasets(node.get(key), f'{path}.{key}')
+            yield from datasets(node.get(key), f'{path}.{key}')
 
 
 def _check_files(path: str, dataset: dict) -> None:
@@ -200,11 +234,11 @@ def _check_classes(cfg: Config, listing: Listing, videos: list[Listed]) -> None:
             f'{listing.where}.num_classes is {own}, but the model has {num_classes} '
             f'classes; set it to {num_classes}'
         )
-    _, line, labels = last = max(labelled, key=lambda video: max(video.labels))
-    highest = max(labels)
+    last = max(labelled, key=lambda video: max(video.labels))
+    highest = max(last.labels)
     if highest >= num_classes:
         raise ConfigError(
-            f'{listing.where}: line {line} of {listing.ann_file} has the label '
+            f'{listing.where}: line {last.entry} of {listing.ann_file} has the label '
             f'{highest} ({last.path!r}), but the model has {num_classes} classes, from '
             f'0 to {num_classes - 1}. Correct the line, count labels from 0, or give '
             f'the model the classes of this data set'
@@ -249,13 +283,28 @@ def _look_for(listing: Listing, videos: list[Listed]) -> None:
     some = videos[:: max(1, len(videos) // LOOKED_FOR)]
     missing = [video for video in some if not Path(video.path).exists()]
     if len(missing) > (len(some) - 1 if listing.node.get('on_error') == 'skip' else 0):
-        path, entry, _ = missing[0]
+        path, entry, _, frames = missing[0]
+        what = 'file' if frames is None else 'folder'
         raise ConfigError(
-            f'{listing.where}: there is no file {path!r} (entry {entry!r} of '
-            f'{listing.ann_file}); {len(missing)} of {len(some)} files looked for are '
-            f'missing. Correct data_root or data_prefix, or complete the data set; '
+            f'{listing.where}: there is no {what} {path!r} (entry {entry!r} of '
+            f'{listing.ann_file}); {len(missing)} of {len(some)} {what}s looked for '
+            f'are missing. Correct data_root or data_prefix, or complete the data set; '
             f'tools/analysis/check_videos.py finds all such videos'
         )
+    if some[0].frames is not None and not missing:
+        _look_into(listing, some[0])
+
+
+def _look_into(listing: Listing, video: Listed) -> None:
+    """Read a few extracted frames, so that a wrong name of them shows at once."""
+    try:
+        video.check(full=False)
+    except VideoError as error:
+        if listing.node.get('on_error') != 'skip':
+            raise ConfigError(
+                f'{listing.where}: {video.path} (line {video.entry} of '
+                f'{listing.ann_file}): {error}'
+            ) from None
 
 
 def is_local(*paths: str) -> bool:

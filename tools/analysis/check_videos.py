@@ -22,7 +22,6 @@ from tqdm import tqdm
 import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
 from mmstop.datasets import AnnotationError, load_captions
 from mmstop.datasets.sandbox import try_videos
-from mmstop.datasets.videos import check_video
 from mmstop.engine.checks import ConfigError, load_config
 from mmstop.engine.data_checks import Listed, listings
 from mmstop.engine.options import KeyValues
@@ -61,6 +60,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--write-clean',
         action='store_true',
         help='write annotation files without the bad videos: x_clean.txt beside x.txt',
+    )
+    add(
+        '--rawframes',
+        action='store_true',
+        help='read extracted frames and their lists instead of videos (docs/data.md)',
     )
     add(
         '--cfg-options',
@@ -102,9 +106,10 @@ def find_bad(
     lists: dict[Path, list[Listed]], full: bool, workers: int, timeout: float
 ) -> dict[Path, list[Bad]]:
     """Try all videos, those in several lists once: the bad ones of each list."""
-    paths = list(dict.fromkeys(v.path for videos in lists.values() for v in videos))
-    faults = try_videos(partial(check_video, full=full), paths, workers, timeout)
-    causes = dict(zip(paths, tqdm(faults, total=len(paths), unit='video')))
+    distinct = {v.path: v for videos in lists.values() for v in videos}
+    check = partial(Listed.check, full=full)
+    faults = try_videos(check, [*distinct.values()], workers, timeout)
+    causes = dict(zip(distinct, tqdm(faults, total=len(distinct), unit='video')))
     return {
         ann_file: [Bad(v, cause) for v in videos if (cause := causes[v.path])]
         for ann_file, videos in lists.items()
@@ -129,7 +134,7 @@ def write_clean(ann_file: Path, bad: list[Bad]) -> Path:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
     try:
-        cfg = load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, args.cfg_options, args.rawframes)
         lists = read_lists(cfg, args.split)
     except (AnnotationError, ConfigError) as error:
         print(f'error: {error}', file=sys.stderr)

@@ -6,6 +6,7 @@ The part of tools/data/shrink_videos.py that runs in processes of its own.
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -59,10 +60,12 @@ def shrink(
     stamp = make_stamp(path, short_side, fps)
     if result.exists() and is_finished(result, stamp):
         return
+    video = VideoFile(str(path))  # refuses what is no video before FFmpeg decodes it
     part = part_of(result)
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        check(path, part, encode(path, part, short_side, fps, stamp))
+        numbers = encode(path, part, short_side, fps, stamp, len(video))
+        check(video, VideoFile(str(part)), numbers)
         _make_durable(part)
         os.replace(part, result)
     except BaseException:
@@ -99,7 +102,7 @@ def is_finished(result: Path, stamp: str) -> bool:
         VideoError: it is a video that something else made.
     """
     try:
-        with av.open(str(result)) as container:
+        with av.open(os.path.abspath(result)) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}
             comment = tags.get('comment', '')
             if comment == stamp:
@@ -118,34 +121,28 @@ def is_finished(result: Path, stamp: str) -> bool:
 # --- Comparing ----------------------------------------------------------------------
 
 
-def check(source: Path, part: Path, written: tuple[list[int], int]) -> None:
+def check(source: VideoFile, result: VideoFile, numbers: Sequence[int]) -> None:
     """Compare a result with its source: how many frames, and three of them.
 
     A frame of the result has to be like its frame of the source, and nearer to it than
     to the frames before and after, unless these look the same.
 
     Args:
-        written: what :func:`encode` returned.
+        numbers: in the source, of each frame of the result.
 
     Raises:
         VideoError: they differ.
     """
-    numbers, num_source = written
-    old, new = VideoFile(str(source)), VideoFile(str(part))
-    for video, expected, whose in (
-        (old, num_source, 'the source'),
-        (new, len(numbers), 'the result'),
-    ):
-        if len(video) != expected:
-            raise VideoError(
-                f'{whose} has {len(video)} frames when read by number and {expected} '
-                f'when read in order'
-            )
+    if len(result) != len(numbers):
+        raise VideoError(
+            f'the result has {len(result)} frames, expected {len(numbers)}'
+        )
     for place in dict.fromkeys([0, len(numbers) // 2, len(numbers) - 1]):
-        (frame,) = new.frames([place])
+        (frame,) = result.frames([place])
         number = numbers[place]
-        others = [n for n in (number - 1, number + 1) if 0 <= n < num_source]
-        right, *wrong = (_difference(frame, f) for f in old.frames([number, *others]))
+        others = [n for n in (number - 1, number + 1) if 0 <= n < len(source)]
+        pictures = source.frames([number, *others])
+        right, *wrong = (_difference(frame, picture) for picture in pictures)
         if right > DIFFERENT or any(right > 2 * w + ALIKE for w in wrong):
             psnr = 10 * np.log10(255**2 / right)
             raise VideoError(

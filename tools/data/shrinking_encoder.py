@@ -1,5 +1,6 @@
 """Encode a video anew, upright and small, such that every frame is reached fast."""
 
+import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, count
@@ -44,37 +45,41 @@ def small_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def encode(
-    source: Path, part: Path, short_side: int, fps: Optional[Fraction], comment: str
-) -> tuple[list[int], int]:
+    source: Path,
+    part: Path,
+    short_side: int,
+    fps: Optional[Fraction],
+    comment: str,
+    num_frames: int,
+) -> list[int]:
     """Write the frames of a video, upright and small.
 
     Args:
         fps: frames a second; None, and more than the source has, keeps all frames.
         comment: goes into the file.
+        num_frames: how many the source has.
 
     Returns:
-        the number in the source of each frame written, and how many the source has.
+        the number in the source of each frame written.
 
     Raises:
-        VideoError: the source has no frame, or a damaged one.
+        VideoError: the source has a damaged frame, or not as many.
         av.FFmpegError: it is damaged.
     """
     numbers = []
-    with av.open(str(source)) as container:
+    with av.open(os.path.abspath(source)) as container:
         stream = container.streams.best('video')
-        if stream is None:
-            raise VideoError('there is no video in it')
         rate = stream.average_rate or Fraction(25)
         counter = count()
         frames = timed(zip(decode(container, stream), counter), rate)
         if fps and fps < rate:
             rate = fps
             frames = on_screen(frames, fps)
-        first = next(frames, None)
-        if first is None:
-            raise VideoError('there is no frame in it')
+        first = next(frames)
         size = small_size(first.frame.height, first.frame.width, short_side)
-        with av.open(str(part), 'w', format=container_of(source.name)) as output:
+        with av.open(
+            os.path.abspath(part), 'w', format=container_of(source.name)
+        ) as output:
             output.metadata['comment'] = comment
             encoder = output.add_stream('libx264', rate, options=X264)
             encoder.pix_fmt = 'yuv420p'
@@ -86,7 +91,9 @@ def encode(
                 output.mux(encoder.encode(_small(shown, *size)))
                 numbers.append(shown.number)
             output.mux(encoder.encode())
-    return numbers, next(counter)
+    if (decoded := next(counter)) != num_frames:
+        raise VideoError(f'it has {num_frames} frames, {decoded} can be decoded')
+    return numbers
 
 
 def decode(

@@ -1,0 +1,224 @@
+"""Videos that were extracted into folders of pictures, as MMAction2 does it."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmaction.datasets.transforms import RawFrameDecode
+from mmengine.fileio import get_file_backend
+from PIL import Image, ImageOps
+
+from mmstop.errors import ConfigError, typed
+from mmstop.registry import DATASETS, TRANSFORMS
+
+from .checked import CheckedDataset
+from .labels import load_frame_labels
+from .videos import VideoError
+
+__all__ = ['CheckedRawFrameDecode', 'CheckedRawframeDataset', 'Frames', 'check_frames']
+
+CHUNK, SAMPLE = 32, 12  # frames that check_frames holds at a time, and that it looks at
+
+
+class Frames(NamedTuple):
+    """The pictures of a video: which files of a folder."""
+
+    total_frames: int
+    start_index: int
+    filename_tmpl: str
+
+    def name(self, number: int) -> str:
+        return self.filename_tmpl.format(number)
+
+    def numbers_among(self, names: Sequence[str]) -> list[int]:
+        """Return the numbers of those files that are pictures of a video."""
+        before, after = (
+            self.filename_tmpl.split('{')[0],
+            self.filename_tmpl.split('}')[-1],
+        )
+        digits = [name[len(before) : len(name) - len(after)] for name in names]
+        numbers = {int(part) for part in digits if part.isdecimal()}
+        return sorted(n for n in numbers if self.name(n) in names)
+
+
+@DATASETS.register_module()
+class CheckedRawframeDataset(CheckedDataset):
+    """Read extracted frames from a list, as MMAction2's ``RawframeDataset`` does.
+
+    Its pipeline has ``CheckedRawFrameDecode`` where that for videos opens and decodes.
+
+    Args:
+        ann_file: path of the list, below ``data_root``; a line is a folder, the number
+            of its frames and a label, or with ``multi_class=True`` several.
+        delimiter: what stands between them.
+        filename_tmpl: name of a frame by its number.
+        start_index: number of the first frame, at least 0.
+        **kwargs: those of :class:`CheckedDataset` and of MMAction2's
+            ``BaseActionDataset``: ``on_error``, ``pipeline``, ``data_root``,
+            ``data_prefix=dict(img=...)``, ``test_mode``, ``multi_class``, ...
+
+    Raises:
+        ConfigError: an argument is out of its range.
+        FileNotFoundError: there is no such list.
+        AnnotationError: the list or a line of it is at fault.
+    """
+
+    @typed
+    def __init__(
+        self,
+        ann_file: str,
+        delimiter: str = ' ',
+        filename_tmpl: str = 'img_{:05}.jpg',
+        start_index: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        if start_index < 0:
+            raise ConfigError(f'start_index={start_index}, expected at least 0')
+        if not _has_number(filename_tmpl):
+            raise ConfigError(
+                f'filename_tmpl={filename_tmpl!r}, expected a name with one place for '
+                f"the number of a frame, such as 'img_{{:05}}.jpg'"
+            )
+        if 'img' not in kwargs.get('data_prefix', {'img': ''}):
+            raise ConfigError(
+                f'data_prefix={kwargs["data_prefix"]}, expected the folder of the '
+                f'extracted frames as dict(img=...)'
+            )
+        self.delimiter = delimiter
+        self.filename_tmpl = filename_tmpl
+        super().__init__(ann_file, start_index=start_index, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the folders in file order."""
+        root = self.data_prefix.get('img', '')
+        return [
+            dict(
+                filename=str(Path(root, folder)),
+                frame_dir=str(Path(root, folder)),
+                filename_tmpl=self.filename_tmpl,
+                total_frames=total_frames,
+                label=label,
+                line=line,
+            )
+            for folder, total_frames, label, line in load_frame_labels(
+                self.ann_file, self.delimiter, self.multi_class, self.test_mode
+            )
+        ]
+
+    def entry(self, info: dict) -> str:
+        return f'line {info["line"]}'
+
+
+def _has_number(template: str) -> bool:
+    try:
+        return template.format(1) != template.format(2)
+    except (IndexError, KeyError, ValueError):
+        return False
+
+
+@TRANSFORMS.register_module()
+class CheckedRawFrameDecode(RawFrameDecode):
+    """Read frames as MMAction2's ``RawFrameDecode`` does, but no damaged ones.
+
+    A folder that lacks the first or last frame of those that the list counts is an
+    error, and so is a frame that is missing, cut short, no picture, of more than 8 bits
+    a channel or of another size than the others of its clip.
+
+    Args:
+        **kwargs: ``io_backend`` and the arguments of that backend.
+
+    Raises:
+        VideoError: on use, the folder or a frame is at fault.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Read the frames ``results['frame_inds']``: (H, W, 3), uint8, RGB, each."""
+        frames = Frames(*(results[name] for name in Frames._fields))
+        folder = results['frame_dir']
+        name = 'local' if self.io_backend == 'disk' else self.io_backend
+        backend = get_file_backend(backend_args=dict(backend=name, **self.kwargs))
+        _check_folder(folder, frames, backend)
+        numbers = np.ravel(results['frame_inds'])
+        read = {n: _read(folder, frames.name(n), backend) for n in np.unique(numbers)}
+        results['imgs'] = [np.array(read[n]) for n in numbers]  # each may be changed
+        results['original_shape'] = results['img_shape'] = results['imgs'][0].shape[:2]
+        first = numbers[0]
+        for number, picture in read.items():
+            if picture.size != read[first].size:
+                raise VideoError(
+                    f'{frames.name(number)} has {_size(picture)} pixels and '
+                    f'{frames.name(first)} {_size(read[first])}'
+                )
+        return results
+
+
+def _size(picture: Image.Image) -> str:
+    return f'{picture.width} x {picture.height}'
+
+
+def _check_folder(folder: str, frames: Frames, backend: Any) -> None:
+    """Look for the first and the last frame.
+
+    Raises:
+        VideoError: one is missing.
+    """
+    total, first, _ = frames
+    ends = [
+        backend.join_path(folder, frames.name(n)) for n in (first, first + total - 1)
+    ]
+    if all(backend.isfile(path) for path in ends):
+        return
+    if not backend.isdir(folder):
+        raise VideoError('there is no such folder')
+    names = sorted(backend.list_dir_or_file(folder, list_dir=False))
+    numbers = frames.numbers_among(names)
+    if not numbers:
+        others = f'{len(names)} others, such as {names[0]!r}' if names else 'no file'
+        raise VideoError(
+            f'it has no frame such as {frames.name(first)!r}, but {others}; set '
+            f'filename_tmpl in the data set, or extract the frames again'
+        )
+    remedy = 'extract the frames again, or correct the list'
+    if len(numbers) >= total and numbers[0] != first:
+        remedy = f'set start_index={numbers[0]} in the data set'
+    raise VideoError(
+        f'the list says {total} frames, {first} to {first + total - 1}, and the folder '
+        f'has {len(numbers)}, {numbers[0]} to {numbers[-1]}; {remedy}'
+    )
+
+
+def _read(folder: str, name: str, backend: Any) -> Image.Image:
+    """Read a picture, upright, RGB.
+
+    Raises:
+        VideoError: it is missing, or no whole picture of 8 bits.
+    """
+    path = backend.join_path(folder, name)
+    if not backend.isfile(path):
+        raise VideoError(f'{name} is missing')
+    try:
+        picture = Image.open(io.BytesIO(backend.get(path)))
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of damaged files
+        raise VideoError(f'{name} is no whole picture ({error})') from None
+    if picture.mode[0] in 'IF':  # which become white in RGB
+        raise VideoError(f'{name} has more than 8 bits a channel')
+    return ImageOps.exif_transpose(picture).convert('RGB')
+
+
+def check_frames(folder: str, frames: Frames, full: bool) -> None:
+    """Read the frames of a folder on a disk, a few or all.
+
+    Raises:
+        VideoError: the folder or a frame is at fault.
+    """
+    total, first, _ = frames
+    chosen = np.arange(total)
+    if not full:
+        chosen = np.linspace(0, total - 1, SAMPLE).round().astype(int)
+    for start in range(0, len(chosen), CHUNK):
+        results = dict(frames._asdict(), frame_dir=folder)
+        results['frame_inds'] = first + chosen[start : start + CHUNK]
+        CheckedRawFrameDecode().transform(results)
