@@ -15,7 +15,8 @@ from faulty_videos import write_frames
 from numbered_videos import Video, read, write
 from tiny_run import ROOT
 
-from mmstop.datasets.video_files import VideoError, VideoFile
+from mmstop.datasets import VideoError
+from mmstop.datasets.video_files import VideoFile
 
 TOOL = ROOT / 'tools' / 'data' / 'shrink_videos.py'
 sys.path.insert(0, str(TOOL.parent))
@@ -29,7 +30,7 @@ WIDE = dict(num=26, size=(96, 64))
 KINDS = {
     'mp4': (Video('mp4', **WIDE), (48, 72), 'mov,mp4'),
     'xvid': (Video('avi', 'mpeg4', options={'bf': '2'}, **WIDE), (48, 72), 'mov,mp4'),
-    'webm': (Video('webm', 'libvpx', **WIDE), (48, 72), 'mov,mp4'),
+    'webm': (Video('webm', 'libvpx', pix_fmt='yuv420p', **WIDE), (48, 72), 'mov,mp4'),
     'wmv': (Video('wmv', 'wmv2', **WIDE), (48, 72), 'mov,mp4'),
     'ts': (Video('ts', **WIDE), (48, 72), 'mov,mp4'),
     'mkv': (Video('mkv', 'ffv1', pix_fmt='yuv444p', **WIDE), (48, 72), 'matroska'),

@@ -157,11 +157,11 @@ def _parse_frames(
     line: str, delimiter: str, multi_class: bool, labelled: bool
 ) -> tuple[str, Optional[int], Union[None, int, list[int]]]:
     """Read a line, in which a number of frames or a label that is None is none."""
-    if multi_class:
-        folder, numbers = _parse_several(line, delimiter)
-        total, *labels = numbers or [None]
-        return folder, total, labels
+    total: Any
     label: Any = -1
+    if multi_class:
+        folder, label = _parse_several(line, delimiter)
+        return (folder, label[0], label[1:]) if label else (folder, None, None)
     if labelled:
         line, label = _parse_one(line, delimiter)
     folder, total = _parse_one(line, delimiter)

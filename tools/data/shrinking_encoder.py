@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 import av
 import numpy as np
 
-from mmstop.datasets.video_files import VideoError, upright
+from mmstop.datasets.video_streams import VideoError, upright
 
 __all__ = ['container_of', 'decode', 'encode', 'on_screen', 'small_size']
 
