@@ -236,8 +236,8 @@ class VideoCLIP:
                 :meth:`encode_video`.
 
         Raises:
-            ValueError: there are no labels, or one twice, the template has not one ``{}``, or
-                ``topk`` is less than 1.
+            ValueError: there are no labels, or one twice, the template has not one
+                ``{}``, or ``topk`` is less than 1.
             FileNotFoundError: a source gives no file, or there is no list of labels.
         """
         _check_topk(topk)
