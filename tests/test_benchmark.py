@@ -92,14 +92,14 @@ def test_tokens_and_parameters_are_those_of_the_method(
 
 def test_still_video_is_padding_beside_a_wild_one():
     video = torch.cat([still(1, T), wild(1, T)])
-    found = counts.describe(contestant('stop-joint', video))
+    found = counts.describe(contestant('stop-joint-input', video))
     none, many = found['temporal_prompts']
     assert none == 0 < many
     keys = 1 + many + T * N
     assert found['tokens']['keys'] == [keys] * DEPTH
     assert found['tokens']['padding'] == pytest.approx(many / (2 * keys))
 
-    made = contestant('stop-frame', video)
+    made = contestant(dict(type='STOPCLIPViT', attention='frame', depth=1), video)
     found = counts.describe(made)
     prompts = made.model.trace(
         video

@@ -94,6 +94,42 @@ def test_paper_s_frames_and_words(name, frames, tokens):
         assert steps['CaptionTokenize'].max_tokens == tokens
 
 
+@pytest.mark.parametrize(
+    'name, epochs, warm_up',
+    [
+        ('msrvtt', 5, 0.5),
+        ('vatex', 5, 0.5),
+        ('activitynet', 10, 1),
+        ('didemo', 10, 1),
+        ('ssv2', 30, 3),
+        ('ucf101', 30, 3),
+        ('hmdb51', 30, 3),
+    ],
+)
+def test_recipe_of_the_authors(name, epochs, warm_up):
+    """The published values; ours are the epochs of recognition alone."""
+    config = read(f'stop_{name}').to_dict()
+    assert config['optim_wrapper']['optimizer'] == dict(
+        type='AdamW', lr=1e-3, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6
+    )
+    rising, falling = config['param_scheduler']
+    assert rising['type'] == 'LinearLR' and falling['type'] == 'CosineAnnealingLR'
+    assert rising['end'] == falling['begin'] == warm_up == epochs / 10
+    assert config['train_cfg']['max_epochs'] == epochs
+    assert 8 * config['train_dataloader']['batch_size'] == 128  # on eight GPUs
+    assert config['auto_scale_lr']['base_batch_size'] == 128
+    assert 'depth' not in config['model']['backbone']  # prompts at every block
+
+
+@pytest.mark.parametrize('name', ['moving_shapes', 'moving_shapes_retrieval'])
+def test_recipe_with_which_readme_s_figures_were_measured(name):
+    config = read(f'stop_{name}').to_dict()
+    optimizer = dict(type='AdamW', lr=3e-3, weight_decay=0.05)
+    assert config['optim_wrapper']['optimizer'] == optimizer
+    assert config['param_scheduler'][0]['end'] == 0.25
+    assert config['model']['backbone']['depth'] == 1
+
+
 @pytest.mark.parametrize('path', RETRIEVAL, ids=lambda path: path.stem)
 def test_methods_of_a_data_set_differ_in_the_model_only(path):
     method, _, data = path.stem.partition('_')

@@ -15,7 +15,7 @@ from hypothesis.strategies import (
     permutations,
     sampled_from,
 )
-from test_stop import by_hand
+from stop_reference import by_hand
 from tiny import VIT
 
 from mmstop.registry import MODELS
@@ -48,6 +48,9 @@ options = fixed_dictionaries(
         'attention': sampled_from(['joint', 'frame']),
         'selection': sampled_from(['straight_through', 'hard']),
         'normalize_dynamics': booleans(),
+        'depth': sampled_from([1, 2, None]),
+        'prompter': sampled_from(['linear', 'linear', 'figure']),
+        'strength': sampled_from([None, 0.1]),
     }
 )
 NONE = dict(num_spatial=0, temporal_scale=0, attention='joint')
@@ -77,15 +80,16 @@ def near(found, expected, tolerance):
 @torch.no_grad()
 def test_equals_the_equations(options, kinds, T, seed, dtype):
     model, videos = build(options, dtype=dtype), batch(kinds, T, seed, dtype)
-    embeddings, trace = model(videos), model.trace(videos)
+    embeddings = model(videos)
+    traces = [model.trace(videos, i) for i in range(model.prompted_blocks)]
     for b, video in enumerate(videos):
-        expected = by_hand(model, video, options['attention'])
-        embedding, M, W, region, variation, counts = expected
-        near(trace.dynamics[b], M, DTYPES[dtype])
-        near(trace.saliency[b], W, DTYPES[dtype])
-        assert torch.equal(trace.region[b], region)
-        near(trace.variation[b], variation, 100 * DTYPES[dtype])
-        assert trace.num_prompts[b].tolist() == counts
+        embedding, blocks = by_hand(model, video)
+        for trace, chosen in zip(traces, blocks):
+            near(trace.dynamics[b], chosen.dynamics, DTYPES[dtype])
+            near(trace.saliency[b], chosen.saliency, DTYPES[dtype])
+            assert torch.equal(trace.region[b], chosen.region)
+            near(trace.variation[b], chosen.variation, 100 * DTYPES[dtype])
+            assert trace.num_prompts[b].tolist() == chosen.counts
         near(embeddings[b], embedding, DTYPES[dtype])
 
 
@@ -148,11 +152,14 @@ def test_merging_keeps_what_it_must(options, kinds, T, seed, merge):
     def watch(merger, x):
         before, rest = merger.patches, x.shape[-2] - merger.frames * merger.patches
         merged = unmerged(merger, x)
-        pairs = min(merge, before // 2)
+        pairs = min(merger.pairs, before // 2)
+        assert merger.pairs % merge == 0
         assert merger.patches == before - pairs
         assert merged.shape[-2] == rest + merger.frames * merger.patches
         assert torch.equal(merged[..., :rest, :], x[..., :rest, :])
         merges.append((rest, merger.sizes))
+        if pairs:
+            assert merger.spread(merged).shape == x.shape
         return merged
 
     with mock.patch.object(PatchMerger, '__call__', watch):

@@ -55,6 +55,25 @@ def test_equals_a_slow_reference():
         assert (merger.sizes.sum(-1) == 15).all()
 
 
+def test_spreading_gives_each_patch_its_token():
+    """Numbered patches, pairs of which are alike, so that who merged can be told."""
+    torch.manual_seed(0)
+    for n in (8, 9):
+        pairs, patches = 3, torch.randn(2, 2, n, 8)
+        for i in range(pairs):  # 0 and 1, 2 and 3, 4 and 5
+            patches[:, :, 2 * i] = patches[:, :, 2 * i + 1] * (1 + 1e-3)
+        x = torch.cat([torch.randn(2, 5, 8), patches.flatten(1, 2)], dim=1)
+        merger = PatchMerger(pairs, frames=2, patches=n)
+        spread = merger.spread(merger(x))
+        assert torch.equal(spread[:, :5], x[:, :5])
+        spread = spread[:, 5:].unflatten(1, (2, n))
+        for i in range(pairs):
+            pair = patches[:, :, 2 * i : 2 * i + 2]
+            mean = pair.mean(2, keepdim=True).expand_as(pair)
+            torch.testing.assert_close(spread[:, :, 2 * i : 2 * i + 2], mean)
+        torch.testing.assert_close(spread[:, :, 6:], patches[:, :, 6:])
+
+
 def test_attention_weighs_a_token_by_what_it_stands_for():
     """Merging equal patches changes nothing, since attention counts them as many."""
     plain, merging = (MODELS.build(dict(VIT, merge=m)) for m in (0, 3))
@@ -84,6 +103,7 @@ def test_tokens_of_every_block(attention, num_spatial, monkeypatch):
             clip=dict(VIT, merge=2),
             num_spatial=num_spatial,
             attention=attention,
+            depth=1,
         )
     )
     video, seen = torch.cat([wild(1, 5), still(1, 5)]), []
@@ -100,13 +120,47 @@ def test_tokens_of_every_block(attention, num_spatial, monkeypatch):
     assert [a - b for a, b in zip(lengths, lengths[1:])] == [2 * frames] * 2
     if num_spatial:
         region = model.trace(video).region
-        prompted = model._prompt(video).patches[region].unflatten(0, (2, -1))
+        made, _ = model._prompt(0, model.embed(video))
+        prompted = made.patches[region].unflatten(0, (2, -1))
         first = seen[0].flatten(1, 2)
         for own, tokens in zip(prompted, first):
             safe = lengths[0] - frames * (16 - num_spatial)
             for patch in own:
                 places = (tokens == patch).all(-1).nonzero().flatten()
                 assert len(places) and (places % lengths[0] < safe).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('attention', ['joint', 'frame'])
+def test_prompted_blocks_merge_for_themselves(attention, monkeypatch):
+    """Prompts need the whole grid: block i merges i times as many, and undoes it."""
+    torch.manual_seed(0)
+    clip = dict(VIT, merge=2)
+    model = MODELS.build(dict(type='STOPCLIPViT', clip=clip, attention=attention))
+    plain = MODELS.build(dict(type='STOPCLIPViT', clip=VIT, attention=attention))
+    plain.load_state_dict(model.state_dict())
+    seen, fed = [], []
+    tower = type(model.clip)
+    attend, feed = tower.attend, tower.feed
+
+    def watch(self, i, x, context=None, mask=None):
+        seen.append((x.shape[-2], (x if context is None else context).shape[-2]))
+        return attend(self, i, x, context, mask)
+
+    monkeypatch.setattr(tower, 'attend', watch)
+    monkeypatch.setattr(
+        tower, 'feed', lambda self, i, x: fed.append(x.shape[-2]) or feed(self, i, x)
+    )
+    video = wild(1, 5)
+    merged = model(video)
+    frames = 1 if attention == 'frame' else 5
+    assert [queries for queries, _ in seen] == [1 + frames * n for n in (16, 14)] + [1]
+    assert fed == [queries for queries, _ in seen]
+    block = model._prompted_block(1, model._before(1, video))
+    whole = plain._prompted_block(1, plain._before(1, video))
+    assert block.shape == whole.shape == (1, 5, 17, 64)
+    assert F.cosine_similarity(block, whole, dim=-1).min() > 0.9
+    assert not torch.equal(merged, plain(video))
 
 
 def test_gradients_flow_through_merged_patches():

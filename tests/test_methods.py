@@ -25,9 +25,10 @@ class Method:
     tower: dict = field(default_factory=dict)  # options of the tower inside
 
     def build(self, clip: dict = VIT) -> Any:
+        """Build it for evaluation, where nothing is random."""
         torch.manual_seed(0)
         clip = dict(clip, **self.tower)
-        return MODELS.build(dict(type=self.name, clip=clip, **self.options))
+        return MODELS.build(dict(type=self.name, clip=clip, **self.options)).eval()
 
 
 METHODS = [
@@ -37,6 +38,9 @@ METHODS = [
     Method('STOPCLIPViT', 470_912, dict(temporal_scale=0)),
     Method('STOPCLIPViT', 6_062_720, dict(num_spatial=0)),
     Method('STOPCLIPViT', 6_533_632, dict(normalize_dynamics=False)),
+    Method('STOPCLIPViT', 6_533_632, dict(depth=1)),
+    Method('STOPCLIPViT', 6_540_256, dict(prompter='figure')),
+    Method('STOPCLIPViT', 6_533_632, dict(strength=0.3, depth=2)),
     Method('DeepPromptCLIPViT', 73_728),
     Method('AdapterCLIPViT', 1_189_632),
     Method('STOPCLIPViT', 6_533_632, tower=dict(merge=2)),

@@ -1,10 +1,9 @@
 """STOP against a slow reference written from the equations, one video at a time."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
+from stop_reference import by_hand
 from tiny import VIT, still, wild
 
 from mmstop.registry import MODELS
@@ -12,120 +11,88 @@ from mmstop.registry import MODELS
 
 def build(**options):
     torch.manual_seed(0)
-    return MODELS.build(dict(type='STOPCLIPViT', clip=VIT, **options)).eval()
+    return MODELS.build(dict(type='STOPCLIPViT', **{'clip': VIT, **options})).eval()
 
 
-def conv3d(scorer, x):
-    """N^s or N^t with plain loops over time: (T, N, D) -> (T, N, D)."""
-    rows, cols = scorer.grid
-    z = (x @ scorer.down.weight.T).permute(2, 0, 1).unflatten(2, (rows, cols))
-    z = torch.cat([z[:, :1], z, z[:, -1:]], dim=1)  # repeat first and last frame
-    z = F.pad(z, (1, 1, 1, 1))
-    T = x.shape[0]
-    weight = scorer.conv.weight  # (C, C, 3, 3, 3)
-    out = x.new_zeros(weight.shape[0], T, rows, cols)
-    for t in range(T):
-        for r in range(rows):
-            for c in range(cols):
-                window = z[:, t : t + 3, r : r + 3, c : c + 3]
-                out[:, t, r, c] = (weight * window).sum((1, 2, 3, 4))
-    return out.flatten(2).permute(1, 2, 0) @ scorer.up.weight.T
-
-
-def spatial_reference(model, h, attention):
-    """Eq. 1 to 7 for one video: tokens (T, N, D), A (T, N)."""
-    prompter = model.spatial
-    T, N, D = h.shape
-    prompted, region = h.clone(), torch.zeros(T, N, dtype=torch.bool)
-    if prompter is None:
-        return h.new_zeros(T, N), h.new_zeros(T, N), prompted, region
-    M = (conv3d(prompter.scorer, h) ** 2).mean(-1)
-    if prompter.normalize_dynamics:
-        M = M / M.sum(-1, keepdim=True)
-    W = prompter.alpha * attention + (1 - prompter.alpha) * M
-    for i in range(T):
-        ranked = sorted(range(N), key=lambda j: (-W[i, j].item(), j))
-        for j in ranked[: prompter.num_spatial]:
-            region[i, j] = True
-            before, after = h[max(i - 1, 0), j], h[min(i + 1, T - 1), j]
-            prompt = prompter.prompter(torch.cat([before, h[i, j], after]))
-            prompted[i, j] = h[i, j] + prompt
-    return M, W, prompted, region
-
-
-def temporal_reference(model, h, region):
-    """Eq. 8 to 12 for one video: W^t, N^t and each gap's prompts."""
-    prompter, gaps = model.temporal, len(h) - 1
-    if prompter is None or not gaps:
-        return h.new_zeros(gaps), [0] * gaps, [h.new_zeros(0, h.shape[2])] * gaps
-    change = h[1:] - h[:-1]
-    E = conv3d(prompter.scorer, change)
-    energy = torch.stack(
-        [
-            ((1 + prompter.beta * region[i + 1]) * (E[i] ** 2).sum(-1)).sum()
-            / (h.shape[1] * h.shape[2])
-            for i in range(len(change))
-        ]
-    )
-    low, high = energy.min(), energy.max()
-    if high < 1e-6 * (h**2).mean():
-        W = torch.zeros_like(energy)
-    elif high - low <= 1e-4 * high:
-        W = torch.ones_like(energy)
-    else:
-        W = (energy - low) / (high - low)
-    counts, prompts = [], []
-    for i, w in enumerate(W.tolist()):
-        n = math.ceil(prompter.temporal_scale * w)
-        start = sum(range(n))  # the layers before the n-th give 1 + 2 + .. tokens
-        tokens = prompter.bank(prompter.trunk(change[i])).unflatten(0, (-1, h.shape[2]))
-        counts.append(n)
-        prompts.append(tokens[start : start + n])
-    return W, counts, prompts
-
-
-def by_hand(model, video, attention):
-    """The whole of STOP for one video (3, T, H, W), with open_clip's own blocks."""
-    clip = model.clip
-    visual = clip.visual
-    tokens = clip.embed(video[None])[0]
-    A = clip.cls_attention(0, tokens)
-    M, W, h, region = spatial_reference(model, tokens[:, 1:], A)
-    Wt, counts, prompts = temporal_reference(model, h, region)
-    cls = tokens[:, :1]
-    if attention == 'joint':
-        pieces = [cls[0], h[0]]
-        for i, prompt in enumerate(prompts):
-            pieces += [prompt, h[i + 1]]
-        sequences = [torch.cat(pieces)]
-    else:
-        none = h.new_zeros(0, h.shape[2])
-        sequences = [
-            torch.cat([cls[i], h[i], prompts[i - 1] if i else none])
-            for i in range(len(h))
-        ]
-    pooled = []
-    for x in sequences:
-        x = visual.transformer(x[None])
-        pooled.append(F.normalize(visual.ln_post(x[0, 0]) @ visual.proj, dim=0))
-    return torch.stack(pooled).mean(0), M, W, region, Wt, counts
+def assert_equals_the_equations(model, videos):
+    embeddings = model(videos)
+    traces = [model.trace(videos, i) for i in range(model.prompted_blocks)]
+    for b, video in enumerate(videos):
+        embedding, blocks = by_hand(model, video)
+        torch.testing.assert_close(embeddings[b], embedding, atol=1e-5, rtol=1e-4)
+        assert len(blocks) == len(traces)
+        for trace, chosen in zip(traces, blocks):
+            torch.testing.assert_close(trace.dynamics[b], chosen.dynamics)
+            torch.testing.assert_close(trace.saliency[b], chosen.saliency)
+            assert torch.equal(trace.region[b], chosen.region)
+            near = dict(atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(trace.variation[b], chosen.variation, **near)
+            assert trace.num_prompts[b].tolist() == chosen.counts
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('attention', ['joint', 'frame'])
-@pytest.mark.parametrize('T', [1, 2, 5])
-def test_equals_the_equations(attention, T):
-    model = build(attention=attention)
-    videos = torch.cat([wild(2, T), still(1, T)])
-    embeddings, trace = model(videos), model.trace(videos)
-    for b, video in enumerate(videos):
-        embedding, M, W, region, Wt, counts = by_hand(model, video, attention)
-        torch.testing.assert_close(embeddings[b], embedding, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(trace.dynamics[b], M)
-        torch.testing.assert_close(trace.saliency[b], W)
-        assert torch.equal(trace.region[b], region)
-        torch.testing.assert_close(trace.variation[b], Wt, atol=1e-4, rtol=1e-3)
-        assert trace.num_prompts[b].tolist() == counts
+@pytest.mark.parametrize(
+    'depth, T', [(1, 1), (1, 2), (1, 5), (2, 4), (None, 1), (None, 2), (None, 5)]
+)
+def test_equals_the_equations(depth, attention, T):
+    model = build(depth=depth, attention=attention)
+    assert model.prompted_blocks == (depth or 3)
+    assert_equals_the_equations(model, torch.cat([wild(2, T), still(1, T)]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    'options',
+    [dict(prompter='figure'), dict(strength=0.01), dict(strength=0.5, depth=2)],
+    ids=str,
+)
+@pytest.mark.parametrize('T', [1, 4])
+def test_equals_the_equations_with_other_options(options, T):
+    model = build(**options)
+    assert_equals_the_equations(model, torch.cat([wild(1, T), still(1, T)]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    'attention, merge, embeddings',
+    [
+        ('joint', 0, [[0.097341, 0.219604, 0.075996], [0.131705, 0.196771, 0.050797]]),
+        ('joint', 2, [[0.094172, 0.217865, 0.080569], [0.134493, 0.209627, 0.051281]]),
+        ('frame', 0, [[0.113314, 0.208299, 0.07392], [0.135318, 0.190927, 0.051413]]),
+        ('frame', 2, [[0.109107, 0.207928, 0.078327], [0.135957, 0.19423, 0.050545]]),
+    ],
+)
+def test_depth_of_one_is_what_prompts_at_the_input_were(attention, merge, embeddings):
+    """Values that the package gave before it had ``depth``."""
+    clip = dict(VIT, merge=merge)
+    model = build(clip=clip, attention=attention, depth=1)
+    videos = torch.cat([wild(1, 5), still(1, 5)])
+    found, expected = model(videos)[:, :3], torch.tensor(embeddings)
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    assert model.trace(videos).num_prompts.tolist() == [[4, 7, 12, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(depth=1),
+        dict(depth=2, attention='frame'),
+        dict(depth=3),
+        dict(prompter='figure', strength=0.1, depth=2),
+    ],
+    ids=str,
+)
+def test_gradients_equal_those_of_the_equations(options):
+    """In sign and size, those that the scorers get through the choices too."""
+    model = build(**options).double()
+    video, weight = wild(1, 4).double(), torch.linspace(-1, 1, 32).double()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    slow = torch.autograd.grad(by_hand(model, video[0])[0] @ weight, trained.values())
+    fast = torch.autograd.grad(model(video)[0] @ weight, trained.values())
+    for name, expected, found in zip(trained, slow, fast):
+        assert expected.abs().sum() > 0, name
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-6, msg=name)
 
 
 @torch.no_grad()
@@ -194,7 +161,7 @@ def test_still_videos_and_images_are_what_they_are_without_temporal_prompts():
 def test_forward_values_of_both_selections_are_the_same():
     soft, hard = build(), build(selection='hard')
     hard.load_state_dict(soft.state_dict())
-    torch.testing.assert_close(soft(wild(2, 5)), hard(wild(2, 5)))
+    assert torch.equal(soft(wild(2, 5)), hard(wild(2, 5)))
     frozen = [n for n, p in hard.named_parameters() if not p.requires_grad]
     assert sorted(n for n in frozen if 'clip.' not in n) == [
         f'{part}.scorer.{layer}.weight'
@@ -211,6 +178,96 @@ def test_literal_dynamics_stay_available():
     share = b.dynamics / b.dynamics.sum(-1, keepdim=True)
     torch.testing.assert_close(a.dynamics, share)
     torch.testing.assert_close(b.saliency, 0.4 * b.attention + 0.6 * b.dynamics)
+
+
+# --- Constants and parts ------------------------------------------------------------
+
+
+def variation_of(*frames):
+    """W^t of a video whose patches all have one value a frame, changes unfiltered."""
+    prompter = build().double().temporal
+    prompter.scorer = torch.nn.Identity()
+    patches = torch.tensor(frames).double().view(1, -1, 1, 1).expand(-1, -1, 16, 64)
+    region = torch.zeros(patches.shape[:3], dtype=torch.bool)
+    return prompter(patches, region)[1][0].tolist()
+
+
+def test_thresholds_of_variation():
+    """Its square counts: a change by 1e-3 is 1e-6 of a mean square of 1."""
+    assert variation_of(1, 1, 1 + 0.99e-3) == [0, 0]
+    assert variation_of(1, 1, 1 + 1.01e-3) == [0, 1]
+    assert variation_of(0, 1, 1 + (1 - 0.9e-4) ** 0.5) == [1, 1]
+    assert variation_of(0, 1, 1 + (1 - 1.1e-4) ** 0.5) == [1, 0]
+    assert variation_of(1, 1, 1 + 0.9e-3, 2 + 0.9e-3) == [0, 0, 1]
+    assert variation_of(1, 1, 1 + 1.1e-3, 2 + 1.1e-3)[1] == pytest.approx(
+        1.21e-6, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize('prompter', ['linear', 'figure'])
+def test_prompts_start_small_and_not_at_zero(prompter):
+    model = build(prompter=prompter)
+    for layer in (model.spatial.prompter[2], model.temporal.bank):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        assert abs(layer.weight.mean()) < 1e-3
+        assert not layer.bias.any()
+
+
+@torch.no_grad()
+def test_the_figure_s_spatial_prompts_see_neighbours_only():
+    context = build(prompter='figure').spatial.context
+    patches = torch.randn(1, 6, 16, 64)
+    before = context(patches)
+    patches[:, 2] += 1
+    changed = (context(patches) != before).flatten(2).any(-1)
+    assert changed.tolist() == [[False, True, True, True, False, False]]
+
+
+@torch.no_grad()
+def test_the_figure_drops_prompts_in_training_only():
+    video = wild(1, 4)
+    for prompter, alike in (('figure', False), ('linear', True)):
+        model = build(prompter=prompter).train()
+        assert torch.equal(model(video), model(video)) == alike
+        assert torch.equal(model.eval()(video), model(video))
+
+
+@torch.no_grad()
+def test_strength_bounds_each_spatial_prompt_by_its_own_video():
+    model = build(strength=0.3, selection='hard').spatial
+    model.prompter[2].weight.mul_(1e4)
+    patches = torch.randn(2, 4, 16, 64) * torch.tensor([1.0, 9.0]).view(2, 1, 1, 1)
+    prompted, region = model(patches, torch.rand(2, 4, 16))
+    prompts = (prompted - patches)[region].view(2, -1, 64)
+    limit = 0.3 * patches.norm(dim=-1).mean((1, 2))
+    torch.testing.assert_close(prompts.norm(dim=-1), limit[:, None].expand(2, 24))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('attention, T, S', [('joint', 5, 1), ('frame', 1, 5)])
+def test_replaced_prompts_are_keys_and_values_only(attention, T, S, monkeypatch):
+    """Where the next block has prompts of its own, nothing is computed for them."""
+    model, seen = build(depth=2, attention=attention), []
+    tower = type(model.clip)
+    attend, feed = tower.attend, tower.feed
+
+    def watch(self, i, x, context=None, mask=None):
+        keys = (x if context is None else context).shape[1:3]
+        seen.append((i, tuple(x.shape[1:3]), tuple(keys)))
+        return attend(self, i, x, context, mask)
+
+    monkeypatch.setattr(tower, 'attend', watch)
+    monkeypatch.setattr(
+        tower,
+        'feed',
+        lambda self, i, x: seen.append(tuple(x.shape[1:3])) or feed(self, i, x),
+    )
+    model(wild(1, 5))
+    first, fed, second, carried, last, cls = seen
+    plain = (S, 1 + T * 16)
+    assert first[:2] == (0, plain) and fed == plain and first[2] > plain
+    assert second[1] == second[2] == carried > plain
+    assert last[1:] == ((S, 1), carried) and cls == (S, 1)
 
 
 def test_float64_is_never_narrowed():
@@ -230,11 +287,22 @@ def test_float64_is_never_narrowed():
         (dict(temporal_scale=-2), r'temporal_scale=-2 is outside'),
         (dict(attention='global'), r"attention='global' .* \('joint', 'frame'\)"),
         (dict(selection='soft'), r"selection='soft' is unknown; say one of"),
+        (dict(prompter='mlp'), r"prompter='mlp' .* \('linear', 'figure'\)"),
+        (dict(depth=0), r"depth=0 is outside \[1, 3\], the tower's blocks"),
+        (dict(depth=4), r"depth=4 is outside \[1, 3\], the tower's blocks"),
+        (dict(strength=0.0), 'strength=0.0 is not positive; say None for no bound'),
     ],
 )
 def test_arguments_out_of_range(option, message):
     with pytest.raises(ValueError, match=message):
         build(**option)
+
+
+def test_blocks_without_prompts_have_no_trace():
+    with pytest.raises(
+        ValueError, match=r'block=2 is outside \[0, 1\], the blocks tha'
+    ):
+        build(depth=2).trace(wild(1, 2), block=2)
 
 
 def test_deep_prompts_need_a_prompt():

@@ -7,6 +7,9 @@ writes drawn/clip.png and drawn/clip.mp4: the frames that the model saw with the
 prompted patches outlined (Eq. 6 of the paper) and their saliency W^s (Eq. 5); the
 picture also has where the last CLS of frozen CLIP and of STOP looks, and the number of
 prompts N^t (Eq. 11) and the variation W^t (Eq. 10) between the frames.
+
+What is drawn was chosen at the input of the first block; ``--blocks 0 5 11`` shows the
+choices of several blocks of one video together.
 """
 
 import argparse
@@ -19,7 +22,12 @@ from mmstop.apis.reading import VideoReader, read_videos
 from mmstop.cli.common import add_cfg_options, read_config, report_unread
 from mmstop.engine.checks import ConfigError
 from mmstop.text import printable
-from mmstop.visualization import plot_trace, trace_video, write_trace_video
+from mmstop.visualization import (
+    plot_blocks,
+    plot_trace,
+    trace_blocks,
+    write_trace_video,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--config', required=True, help='config file of a model with STOP')
     add('--checkpoint', required=True, help='what was trained with it')
     add('--out', required=True, metavar='DIR', help='folder of the pictures')
+    add(
+        '--blocks',
+        nargs='+',
+        type=int,
+        default=[0],
+        metavar='BLOCK',
+        help='whose choices to draw, from 0 for the first; several are drawn together',
+    )
     add_cfg_options(parser)
 
 
@@ -35,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
     """Write ``DIR/NAME.png`` and ``DIR/NAME.mp4`` for every video that can be read.
 
     Raises:
-        ConfigError: the config, the checkpoint or the path of a video is at fault.
+        ConfigError: the config, the checkpoint, a block or the path of a video is at
+            fault.
     """
     names = [Path(video).stem for video in args.videos]
     for video, name in zip(args.videos, names):
@@ -57,7 +74,9 @@ def run(args: argparse.Namespace) -> None:
         if error is not None:
             report_unread({video: error})
             continue
-        trace = trace_video(model, item)
-        plot_trace(trace, name).savefig(out / f'{name}.png')
-        write_trace_video(out / f'{name}.mp4', trace)
+        traces = trace_blocks(model, item, args.blocks)
+        several = len(traces) > 1
+        figure = plot_blocks(traces, name) if several else plot_trace(*traces, name)
+        figure.savefig(out / f'{name}.png')
+        write_trace_video(out / f'{name}.mp4', *traces)
         print(printable(f'{out / name}.png, {out / name}.mp4'))

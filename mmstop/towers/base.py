@@ -109,6 +109,7 @@ class Tower(nn.Module):
         mask: Optional[Tensor] = None,
         frames: int = 1,
         patches: Optional[int] = None,
+        first: int = 0,
     ) -> Tensor:
         """Run the blocks, the last one only for the tokens that ``pool`` reads.
 
@@ -118,6 +119,7 @@ class Tower(nn.Module):
             frames: frames of a sequence, if the tower merges patches.
             patches: of a frame, those that may merge, the sequence's last frames *
                 patches tokens; all N when None.
+            first: the block to begin with.
         Returns:
             (..., R, D)
         """
@@ -126,7 +128,7 @@ class Tower(nn.Module):
             rows, columns = self.grid
             patches = rows * columns if patches is None else patches
             merger = PatchMerger(self.merge, frames, patches)
-        for i in range(self.depth):
+        for i in range(first, self.depth):
             context, last = x, i == self.depth - 1
             seen = mask if merger is None else merger.mask(mask, x)
             if last:

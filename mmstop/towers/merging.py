@@ -31,6 +31,7 @@ class PatchMerger:
         self.frames = frames
         self.patches = patches
         self.sizes: Optional[Tensor] = None  # (..., frames, patches), once not all 1
+        self._last: Optional[tuple[Tensor, Tensor, Tensor]] = None  # of _match
 
     def mask(self, mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
         """Let attention weigh a token by the number of patches that it stands for.
@@ -61,11 +62,25 @@ class PatchMerger:
             sizes = torch.ones(tokens.shape[:-1], dtype=tokens.dtype, device=x.device)
         else:
             tokens = tokens * sizes.unsqueeze(-1)
-        merged, kept, partner = _match(tokens, pairs)
+        self._last = merged, kept, partner = _match(tokens, pairs)
         tokens = _merge(tokens, merged, kept, partner)
         self.sizes = _merge(sizes.unsqueeze(-1), merged, kept, partner).squeeze(-1)
         self.patches -= pairs
         tokens = (tokens / self.sizes.unsqueeze(-1)).flatten(-3, -2)
+        return torch.cat([x[..., :rest, :], tokens], dim=-2)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Undo the last merge: every patch gets a copy of the token it went into.
+
+        (..., L - frames * pairs, D) -> (..., L, D).
+        """
+        if self._last is None:
+            return x
+        rest = x.shape[-2] - self.frames * self.patches
+        tokens = x[..., rest:, :].unflatten(-2, (self.frames, self.patches))
+        places = _places(*self._last, self.patches + self._last[0].shape[-1])
+        index = places.unsqueeze(-1).expand(*places.shape, x.shape[-1])
+        tokens = tokens.gather(-2, index).flatten(-3, -2)
         return torch.cat([x[..., :rest, :], tokens], dim=-2)
 
 
@@ -94,3 +109,17 @@ def _merge(x: Tensor, merged: Tensor, kept: Tensor, partner: Tensor) -> Tensor:
     moved = first.gather(-2, widen(merged))
     second = second.scatter_add(-2, widen(partner), moved)
     return torch.cat([first.gather(-2, widen(kept)), second], dim=-2)
+
+
+def _places(merged: Tensor, kept: Tensor, partner: Tensor, n: int) -> Tensor:
+    """Tell where :func:`_merge` put each of n tokens: (..., n), int64."""
+    k = kept.shape[-1]
+    places = torch.arange(n, device=kept.device)
+    first = torch.zeros_like(torch.cat([merged, kept], dim=-1))
+    first = first.scatter(-1, kept, places[:k].expand_as(kept))
+    first = first.scatter(-1, merged, k + partner)
+    second = (k + places[: n // 2]).expand(*first.shape[:-1], -1)
+    # Tokens 0, 2, .. are the first set, 1, 3, .. the second.
+    return torch.cat([first, second], -1)[
+        ..., places // 2 + places % 2 * ((n + 1) // 2)
+    ]

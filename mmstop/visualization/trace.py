@@ -1,5 +1,6 @@
 """What STOP looked at and prompted in a video: the paper's figures 3, 5, 6 and 7."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -19,12 +20,21 @@ from mmstop.methods import STOPCLIPViT
 from .attention import cls_attention_map, innermost
 from .overlay import COLOUR_MAP, heat_map, outline_patches, write_video
 
-__all__ = ['VideoTrace', 'plot_trace', 'to_image', 'trace_video', 'write_trace_video']
+__all__ = [
+    'VideoTrace',
+    'plot_blocks',
+    'plot_trace',
+    'to_image',
+    'trace_blocks',
+    'trace_video',
+    'write_trace_video',
+]
 
 COUNT, VARIATION = '#0072B2', '#D55E00'  # blue and vermilion, safe for all eyes
 DPI = 100
 LEFT, RIGHT, TOP, BOTTOM = 0.7, 0.9, 0.3, 0.4  # inches around all rows
 GAP, BARS = 0.35, 1.3  # inches, between the rows and of the last one
+CELL = 0.25  # inches, the height of a block in the table of counts
 MIN_STRIP, MAX_STRIP = 6.0, 60.0  # inches
 HEADROOM = 1.3  # of the bars' axes over their largest value
 FPS = 2.0  # of the film, whose frames are samples of the whole video
@@ -32,7 +42,7 @@ FPS = 2.0  # of the film, whose frames are samples of the whole video
 
 @dataclass
 class VideoTrace:
-    """What a STOP model saw and chose in one video of T frames.
+    """What a STOP model saw in one video of T frames, and chose for one block.
 
     Attributes:
         frames: as the model saw them, (T, H, W, 3), uint8, RGB.
@@ -43,6 +53,7 @@ class VideoTrace:
         attention: the same of STOP.
         variation: W^t of Eq. 10, (T - 1,), in [0, 1].
         num_prompts: N^t of Eq. 11, (T - 1,), int64.
+        block: at whose input region, saliency, variation and prompts were chosen.
     """
 
     frames: np.ndarray
@@ -52,21 +63,36 @@ class VideoTrace:
     attention: np.ndarray
     variation: np.ndarray
     num_prompts: np.ndarray
+    block: int = 0
 
 
-@torch.no_grad()
-def trace_video(model: nn.Module, item: dict) -> VideoTrace:
+def trace_video(model: nn.Module, item: dict, block: int = 0) -> VideoTrace:
     """Run a model on the first clip of a video and tell what it saw and chose.
 
     Args:
         model: recogniser or retriever in evaluation mode.
         item: what the test pipeline gives: ``data_samples`` and ``inputs``, (clips, 3,
             T, H, W), uint8; for retrieval a dict that has these as ``imgs``.
+        block: at whose input prompts were chosen, from 0.
 
     Raises:
-        ValueError: the backbone is not STOP, or its tower merges patches.
+        ValueError: the backbone is not STOP, its tower merges patches, or it makes no
+            prompts for that block.
     """
+    return trace_blocks(model, item, [block])[0]
+
+
+@torch.no_grad()
+def trace_blocks(
+    model: nn.Module, item: dict, blocks: Sequence[int]
+) -> list[VideoTrace]:
+    """As :func:`trace_video`, for several blocks in one run."""
     tower = stop_tower(model)
+    if missing := {*blocks} - {*range(tower.prompted_blocks)}:
+        raise ConfigError(
+            f'block {min(missing)} has no prompts of its own; this model makes them '
+            f'for blocks 0 to {tower.prompted_blocks - 1}'
+        )
     inputs, sample = item['inputs'], item['data_samples']
     batch = (
         {name: [value] for name, value in inputs.items()}
@@ -76,20 +102,27 @@ def trace_video(model: nn.Module, item: dict) -> VideoTrace:
     preprocess: Any = model.data_preprocessor
     data = preprocess(dict(inputs=batch, data_samples=[sample]), False)
     video = _imgs(data['inputs'])[:, 0]
-    chosen = tower.trace(video)
+    traces = tower.traces(video)
 
     def on_grid(patches: Tensor) -> np.ndarray:
         return patches[0].reshape(-1, *tower.grid).cpu().numpy()
 
-    return VideoTrace(
-        frames=_imgs(inputs)[0].movedim(0, -1).cpu().numpy().astype(np.uint8),
-        region=on_grid(chosen.region),
-        saliency=on_grid(chosen.saliency),
-        clip_attention=on_grid(cls_attention_map(innermost(tower), video)),
-        attention=on_grid(cls_attention_map(tower, video)),
-        variation=chosen.variation[0].cpu().numpy(),
-        num_prompts=chosen.num_prompts[0].cpu().numpy(),
-    )
+    frames = _imgs(inputs)[0].movedim(0, -1).cpu().numpy().astype(np.uint8)
+    clip_attention = on_grid(cls_attention_map(innermost(tower), video))
+    attention = on_grid(cls_attention_map(tower, video))
+    return [
+        VideoTrace(
+            frames=frames,
+            region=on_grid(traces[block].region),
+            saliency=on_grid(traces[block].saliency),
+            clip_attention=clip_attention,
+            attention=attention,
+            variation=traces[block].variation[0].cpu().numpy(),
+            num_prompts=traces[block].num_prompts[0].cpu().numpy(),
+            block=block,
+        )
+        for block in blocks
+    ]
 
 
 def stop_tower(model: nn.Module) -> STOPCLIPViT:
@@ -118,30 +151,31 @@ def plot_trace(trace: VideoTrace, title: str = '') -> Figure:
     Args:
         title: written above.
     """
-    strips = _strips(trace)
-    T, height, width = strips[0].frames.shape[:3]
-    wide = min(T * width / DPI, MAX_STRIP)
-    high = wide * height / (T * width)
-    page = (
-        LEFT + max(wide, MIN_STRIP) + RIGHT,
-        TOP + len(strips) * (high + GAP) + GAP + BARS + BOTTOM,
-    )
-    figure = Figure(page, dpi=DPI)
-    figure.text(LEFT / page[0], 1 - 0.1 / page[1], title, va='top', weight='bold')
+    figure, bottom = _draw_page(_strips(trace), BARS, title)
+    _draw_gaps(bottom, trace)
+    return figure
 
-    def add_axes(left: float, top: float, wide: float, high: float) -> Axes:
-        box = (left / page[0], 1 - (top + high) / page[1])
-        return figure.add_axes((*box, wide / page[0], high / page[1]))
 
-    top = TOP + GAP
-    for strip in strips:
-        axes = add_axes(LEFT, top, wide, high)
-        _draw_strip(axes, strip)
-        if strip.most is not None:
-            scale = ScalarMappable(Normalize(0, strip.most), COLOUR_MAP)
-            figure.colorbar(scale, cax=add_axes(LEFT + wide + 0.15, top, 0.12, high))
-        top += high + GAP
-    _draw_gaps(add_axes(LEFT, top, wide, BARS), trace)
+def plot_blocks(traces: Sequence[VideoTrace], title: str = '') -> Figure:
+    """Draw what was chosen for several blocks, one below the other.
+
+    From above: for each block the saliency W^s (Eq. 5) with the prompted patches
+    outlined (Eq. 6); between the frames, a table of each block's prompts N^t (Eq. 11).
+
+    Args:
+        traces: of one video, see :func:`trace_blocks`; at least one.
+        title: written above.
+    """
+    strips = [
+        heat._replace(
+            label=f'Block {trace.block}: {heat.label}, prompted patches r outlined',
+            frames=outline_patches(heat.frames, trace.region),
+        )
+        for trace in traces
+        for heat in [_strips(trace)[1]]
+    ]
+    figure, bottom = _draw_page(strips, CELL * len(traces), title)
+    _draw_counts(bottom, traces)
     return figure
 
 
@@ -152,14 +186,20 @@ def to_image(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def write_trace_video(path: Path, trace: VideoTrace) -> None:
+def write_trace_video(path: Path, *traces: VideoTrace) -> None:
     """Write the frames as an mp4: prompted patches outlined, beside them W^s.
+
+    Args:
+        traces: of one video; several blocks stand one below the other.
 
     Raises:
         OSError: the file cannot be written.
     """
-    outlined, heat = (strip.frames for strip in _strips(trace)[:2])
-    write_video(path, np.concatenate([outlined, heat], axis=2), FPS)
+    rows = [
+        np.concatenate([strip.frames for strip in _strips(trace)[:2]], axis=2)
+        for trace in traces
+    ]
+    write_video(path, np.concatenate(rows, axis=1), FPS)
 
 
 class _Strip(NamedTuple):
@@ -185,6 +225,38 @@ def _strips(trace: VideoTrace) -> list[_Strip]:
     ]
 
 
+def _draw_page(
+    strips: Sequence[_Strip], last: float, title: str
+) -> tuple[Figure, Axes]:
+    """Draw strips of equal size; return the page and axes below, ``last`` inches high.
+
+    A pixel of the strips is one of the page where they fit.
+    """
+    T, height, width = strips[0].frames.shape[:3]
+    wide = min(T * width / DPI, MAX_STRIP)
+    high = wide * height / (T * width)
+    page = (
+        LEFT + max(wide, MIN_STRIP) + RIGHT,
+        TOP + len(strips) * (high + GAP) + GAP + last + BOTTOM,
+    )
+    figure = Figure(page, dpi=DPI)
+    figure.text(LEFT / page[0], 1 - 0.1 / page[1], title, va='top', weight='bold')
+
+    def add_axes(left: float, top: float, wide: float, high: float) -> Axes:
+        box = (left / page[0], 1 - (top + high) / page[1])
+        return figure.add_axes((*box, wide / page[0], high / page[1]))
+
+    top = TOP + GAP
+    for strip in strips:
+        axes = add_axes(LEFT, top, wide, high)
+        _draw_strip(axes, strip)
+        if strip.most is not None:
+            scale = ScalarMappable(Normalize(0, strip.most), COLOUR_MAP)
+            figure.colorbar(scale, cax=add_axes(LEFT + wide + 0.15, top, 0.12, high))
+        top += high + GAP
+    return figure, add_axes(LEFT, top, wide, last)
+
+
 def _draw_strip(axes: Axes, strip: _Strip) -> None:
     T, _, width = strip.frames.shape[:3]
     axes.imshow(np.concatenate(list(strip.frames), axis=1), aspect='auto')
@@ -205,9 +277,7 @@ def _draw_gaps(axes: Axes, trace: VideoTrace) -> None:
         fontsize=10,
         loc='left',
     )
-    axes.set(xlim=(0, T), xticks=np.arange(T) + 0.5)
-    axes.set_xticklabels([f'frame {t + 1}' for t in range(T)], fontsize=9)
-    axes.tick_params(axis='x', length=0)
+    _name_frames(axes, T)
     axes.set_ylim(0, HEADROOM * max([*trace.num_prompts, 1]))
     axes.set_ylabel('$N^t$', color=COUNT)
     curve = axes.twinx()
@@ -216,6 +286,28 @@ def _draw_gaps(axes: Axes, trace: VideoTrace) -> None:
     curve.set_ylabel('$W^t$', color=VARIATION)
     for side in (axes, curve):
         side.spines['top'].set_visible(False)
+
+
+def _draw_counts(axes: Axes, traces: Sequence[VideoTrace]) -> None:
+    """Write N^t of each block at the gaps of the strips above."""
+    counts = np.stack([trace.num_prompts for trace in traces])  # (blocks, T - 1)
+    T = len(traces[0].frames)
+    most = max(counts.max(initial=0), 1)
+    for (row, gap), count in np.ndenumerate(counts):
+        axes.barh(row, 1, 1, gap + 0.5, color=COUNT, alpha=count / most)
+        axes.text(gap + 1, row, str(count), ha='center', va='center', fontsize=9)
+    axes.set_title('Between frames: prompts $N^t$ (Eq. 11)', fontsize=10, loc='left')
+    axes.set(ylim=(len(traces) - 0.5, -0.5), yticks=np.arange(len(traces)))
+    axes.set_yticklabels([f'block {trace.block}' for trace in traces], fontsize=9)
+    axes.tick_params(axis='y', length=0)
+    _name_frames(axes, T)
+    axes.spines[:].set_visible(False)
+
+
+def _name_frames(axes: Axes, T: int) -> None:
+    axes.set(xlim=(0, T), xticks=np.arange(T) + 0.5)
+    axes.set_xticklabels([f'frame {t + 1}' for t in range(T)], fontsize=9)
+    axes.tick_params(axis='x', length=0)
 
 
 def _imgs(inputs: Any) -> Tensor:

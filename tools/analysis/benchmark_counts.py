@@ -48,11 +48,15 @@ def describe(contestant: Contestant) -> dict:
     }
 
 
-def count_prompts(contestant: Contestant) -> Optional[list[int]]:
-    """Count the temporal prompts of each video; None where STOP has no part in it."""
+def count_prompts(contestant: Contestant) -> Optional[list[float]]:
+    """Count the temporal prompts of each video; None where STOP has no part in it.
+
+    Where several blocks have prompts of their own, this is their mean.
+    """
     for module in contestant.model.modules():
         if isinstance(module, STOPCLIPViT):
-            return module.trace(contestant.video).num_prompts.sum(1).tolist()
+            counts = [t.num_prompts.sum(1) for t in module.traces(contestant.video)]
+            return torch.stack(counts).double().mean(0).tolist()
     return None
 
 

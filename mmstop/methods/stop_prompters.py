@@ -1,0 +1,308 @@
+"""The two prompters of STOP: which patches and gaps are prompted, and how.
+
+Equation numbers and panels are those of the paper, see :mod:`mmstop.methods.stop`. Both
+prompters come in two kinds of like size. ``'linear'`` has two linear layers each.
+``'figure'`` has the layers that Figure 2 draws, panels (b) and (c), between a
+projection to few channels and the last linear layer; the figure names no widths.
+"""
+
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmstop.towers import at_least_float32
+
+__all__ = ['SpatialPrompter', 'TemporalPrompter']
+
+BOTTLENECK = 32  # channels between which the 3D convolutions and patch summaries work
+SPATIAL_HIDDEN = {'linear': 128, 'figure': 384}  # hidden width of P^s
+TEMPORAL_HIDDEN = 96  # hidden width of P^t, which its bank multiplies
+DROPOUT = 0.1  # of the figure's last layers; it draws one and names no rate
+INIT_STD = 0.02  # CLIP's; of the layers that make the prompts
+STILL = 1e-6  # variation below this share of the tokens' mean square is none
+ALIKE = 1e-4  # gaps whose variations differ relatively less than this are alike
+# Equal frames differ by rounding behind the first block. What that leaves of W^t is 0,
+# or Eq. 11 would round it up to a prompt that comes and goes with the batch.
+ROUNDING = 1e-6
+
+
+class PatchConv3d(nn.Module):
+    """Convolve patch tokens over time and the patch grid, N^s and N^t (Eq. 3, 9).
+
+    The 3x3x3 kernel works between two projections to few channels, which costs a
+    fraction of a full or grouped one. Time is padded by repeating the first and the
+    last frame, so that a still video looks the same in all its frames. No biases: no
+    input means no output.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.down = nn.Linear(width, BOTTLENECK, bias=False)
+        self.conv = nn.Conv3d(BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1), bias=False)
+        self.up = nn.Linear(BOTTLENECK, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, N, D) -> (B, T, N, D)."""
+        x = self.conv(_repeat_ends(_to_grid(self.down(x), self.grid)))
+        return self.up(x.movedim(1, -1).flatten(2, 3))
+
+
+class SpatialPrompter(nn.Module):
+    """Choose the patches of each frame that matter and prompt them (Eq. 1 to 7).
+
+    Args:
+        width: D of the tokens.
+        grid: rows and columns of the patches.
+        num_spatial: N_s, prompts a frame, in [1, N].
+        alpha: weight of attention against dynamics, in [0, 1].
+        normalize_dynamics: divide M_i by its sum over the patches.
+        gated: let the gradient through the choice.
+        kind: of P^s, 'linear' or 'figure'.
+        strength: what the norms of the prompts stay below, as a share of the mean norm
+            of the video's patches; None leaves them alone.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        grid: tuple[int, int],
+        num_spatial: int,
+        alpha: float,
+        normalize_dynamics: bool,
+        gated: bool,
+        kind: str,
+        strength: Optional[float],
+    ) -> None:
+        super().__init__()
+        self.num_spatial = num_spatial
+        self.alpha = alpha
+        self.normalize_dynamics = normalize_dynamics
+        self.gated = gated
+        self.strength = strength
+        self.scorer = PatchConv3d(width, grid).requires_grad_(gated)
+        hidden = SPATIAL_HIDDEN[kind]
+        self.context: Optional[_NeighbourConv3d] = None
+        if kind == 'figure':
+            self.context = _NeighbourConv3d(width, grid)
+            self.prompter = nn.Sequential(
+                nn.Linear(BOTTLENECK, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, width),
+                nn.Dropout(DROPOUT),
+            )
+        else:
+            self.prompter = nn.Sequential(
+                nn.Linear(3 * width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            )
+        _init_last(self.prompter[2])
+
+    def score(self, patches: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute M and W^s, both (B, T, N), from (B, T, N, D) and A (B, T, N)."""
+        dynamics = at_least_float32(self.scorer(patches)).square().mean(-1)  # Eq. 4
+        if self.normalize_dynamics:
+            dynamics = dynamics / dynamics.sum(-1, keepdim=True)
+        saliency = self.alpha * attention + (1 - self.alpha) * dynamics  # Eq. 5
+        return dynamics, saliency
+
+    def forward(self, patches: Tensor, saliency: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt (B, T, N, D) where W^s is largest.
+
+        Returns:
+            the prompted patches (B, T, N, D) and the region r (B, T, N), bool.
+        """
+        # A stable sort, unlike topk, gives ties to the lower patch index.
+        order = saliency.argsort(dim=-1, descending=True, stable=True)
+        chosen = order[..., : self.num_spatial]  # (B, T, P)
+        prompts = self._prompts(patches, chosen)  # Eq. 1
+        if self.strength is not None:
+            size = at_least_float32(patches.detach()).norm(dim=-1).mean((1, 2))
+            prompts = _bound(prompts, self.strength * size)
+        if self.gated:
+            prompts = prompts * _pass_through(saliency.gather(-1, chosen))
+        index = chosen.unsqueeze(-1).expand_as(prompts)
+        prompted = patches.scatter_add(2, index, prompts.to(patches.dtype))  # Eq. 7
+        region = torch.zeros_like(saliency, dtype=torch.bool)
+        return prompted, region.scatter(-1, chosen, 1)  # jit.trace: no bool
+
+    def _prompts(self, patches: Tensor, chosen: Tensor) -> Tensor:
+        """Make p^s from h_{i-1}, h_i, h_{i+1} at the chosen patches: (B, T, P, D)."""
+        if self.context is not None:
+            return self.prompter(_take(self.context(patches), chosen))
+        before = torch.cat([patches[:, :1], patches[:, :-1]], dim=1)
+        after = torch.cat([patches[:, 1:], patches[:, -1:]], dim=1)
+        seen = [_take(x, chosen) for x in (before, patches, after)]
+        return self.prompter(torch.cat(seen, dim=-1))
+
+
+class TemporalPrompter(nn.Module):
+    """Measure how much each gap changes and make its prompts (Eq. 8 to 12).
+
+    Args:
+        width: D of the tokens.
+        grid: rows and columns of the patches.
+        temporal_scale: eta, the largest number of prompts a gap, at least 1.
+        beta: extra weight of the prompted patches, not negative.
+        gated: let the gradient through the choice.
+        kind: of P^t, 'linear' or 'figure'.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        grid: tuple[int, int],
+        temporal_scale: int,
+        beta: float,
+        gated: bool,
+        kind: str,
+    ) -> None:
+        super().__init__()
+        self.temporal_scale = temporal_scale
+        self.beta = beta
+        self.gated = gated
+        self.scorer = PatchConv3d(width, grid).requires_grad_(gated)
+        self.trunk: nn.Module
+        if kind == 'figure':
+            self.trunk = _AttentiveConv3d(width, grid)
+        else:
+            self.trunk = nn.Sequential(
+                nn.Linear(width, BOTTLENECK),
+                nn.GELU(),
+                nn.Flatten(-2),
+                nn.Linear(BOTTLENECK * grid[0] * grid[1], TEMPORAL_HIDDEN),
+                nn.GELU(),
+            )
+        # Eq. 12's bank of eta final layers, as one: the n-th gives n tokens, which
+        # follow those of the layers before it.
+        num_tokens = temporal_scale * (temporal_scale + 1) // 2
+        self.bank = nn.Linear(TEMPORAL_HIDDEN, num_tokens * width)
+        self.dropout = nn.Dropout(DROPOUT if kind == 'figure' else 0)
+        _init_last(self.bank)
+
+    def forward(self, patches: Tensor, region: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt the gaps of (B, T, N, D), whose prompted patches are r (B, T, N).
+
+        Returns:
+            prompts (B, T - 1, eta, D), of which gap i's first N_i^t count; W^t
+            (B, T - 1); N^t (B, T - 1), int64.
+        """
+        num_gaps = patches.shape[1] - 1
+        if num_gaps == 0:  # an image stands still; its gap is dropped again below
+            patches, region = patches.repeat(1, 2, 1, 1), region.repeat(1, 2, 1)
+        change = patches.diff(dim=1)  # Eq. 8
+        variation = self._variation(change, patches, region[:, 1:])
+        # A NaN shows up in the loss, as a count it would be an index out of range.
+        share = variation.detach().nan_to_num(nan=1.0)
+        count = (self.temporal_scale * share).ceil().long()  # Eq. 11
+        prompts = self._prompts(change, count)
+        if self.gated:
+            prompts = prompts * _pass_through(variation)[..., None]
+        return prompts[:, :num_gaps], variation[:, :num_gaps], count[:, :num_gaps]
+
+    def _variation(self, change: Tensor, patches: Tensor, region: Tensor) -> Tensor:
+        """Compute W^t (B, T - 1), in [0, 1] within each video (Eq. 9, 10)."""
+        energy = at_least_float32(self.scorer(change)).square().mean(-1)
+        energy = (energy * (1 + self.beta * region)).mean(-1)
+        low, high = energy.amin(1, keepdim=True), energy.amax(1, keepdim=True)
+        size = at_least_float32(patches).square().mean((1, 2, 3))
+        still = high < STILL * size[:, None]
+        alike = high - low <= ALIKE * high
+        # Where a video is still or alike, the quotient is replaced: keep it finite.
+        span = torch.where(still | alike, torch.ones_like(high), high - low)
+        variation = (energy - low) / span
+        variation = variation.masked_fill(variation < ROUNDING, 0.0)
+        return variation.masked_fill(alike, 1.0).masked_fill(still, 0.0)
+
+    def _prompts(self, change: Tensor, count: Tensor) -> Tensor:
+        """Take layer N^t of the bank for each gap: (B, T - 1, eta, D) (Eq. 12)."""
+        tokens = self.bank(self.trunk(change)).unflatten(-1, (-1, change.shape[-1]))
+        slots = torch.arange(self.temporal_scale, device=count.device)
+        index = (count * (count - 1) // 2).unsqueeze(-1) + slots  # (B, T - 1, eta)
+        # Slots beyond a gap's count are never looked at; keep their index in range.
+        return self.dropout(_take(tokens, index.clamp(max=tokens.shape[2] - 1)))
+
+
+class _NeighbourConv3d(nn.Module):
+    """Figure 2 (b) up to its linear layers: Conv3d, ReLU, Conv3d.
+
+    The first convolution spans three frames and the second one, so that a patch's
+    prompt depends on h_{i-1}, h_i and h_{i+1} and on no other frame (Eq. 1).
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.down = nn.Linear(width, BOTTLENECK)
+        self.frames = nn.Conv3d(BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1))
+        self.patches = nn.Conv3d(BOTTLENECK, BOTTLENECK, (1, 3, 3), padding=(0, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, N, D) -> (B, T, N, BOTTLENECK)."""
+        x = self.frames(_repeat_ends(_to_grid(self.down(x), self.grid)))
+        return self.patches(x.relu()).movedim(1, -1).flatten(2, 3)
+
+
+class _AttentiveConv3d(nn.Module):
+    """Figure 2 (c) up to its linear layer: Attention, Conv3d, ReLU, Conv3d.
+
+    All patches of all gaps attend to each other; the second convolution spans the patch
+    grid and leaves one vector a gap.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.down = nn.Linear(width, BOTTLENECK)
+        self.qkv = nn.Linear(BOTTLENECK, 3 * BOTTLENECK)
+        self.gaps = nn.Conv3d(BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1))
+        self.patches = nn.Conv3d(BOTTLENECK, TEMPORAL_HIDDEN, (1, *grid))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T - 1, N, D) -> (B, T - 1, TEMPORAL_HIDDEN)."""
+        x = self.down(x)
+        tokens = self.qkv(x).flatten(1, 2).unsqueeze(1).chunk(3, dim=-1)  # one head
+        seen = F.scaled_dot_product_attention(*tokens).squeeze(1)
+        x = x + seen.unflatten(1, x.shape[1:3])
+        x = self.gaps(_repeat_ends(_to_grid(x, self.grid)))
+        return self.patches(x.relu()).flatten(2).transpose(1, 2)
+
+
+# --- Parts of both ------------------------------------------------------------------
+
+
+def _to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, T, N, C) -> (B, C, T, rows, columns)."""
+    return x.unflatten(2, grid).movedim(-1, 1)
+
+
+def _repeat_ends(x: Tensor) -> Tensor:
+    """Repeat the first and the last frame: (B, C, T, ...) -> (B, C, T + 2, ...)."""
+    # F.pad's replication has no deterministic backward pass on GPUs.
+    return torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+
+
+def _take(x: Tensor, chosen: Tensor) -> Tensor:
+    """Take some tokens of each frame: (B, T, N, C), (B, T, P) -> (B, T, P, C)."""
+    index = chosen.unsqueeze(-1)
+    return x.gather(2, index.expand(*chosen.shape, x.shape[-1]))
+
+
+def _bound(prompts: Tensor, limit: Tensor) -> Tensor:
+    """Keep the norms of (B, T, P, D) below limits (B,); short ones hardly change."""
+    length = at_least_float32(prompts).norm(dim=-1, keepdim=True)
+    # tanh(x) / x is 1 at 0, where it cannot be computed.
+    share = (length / limit[:, None, None, None]).clamp(min=1e-6)
+    return prompts * (share.tanh() / share)
+
+
+def _pass_through(score: Tensor) -> Tensor:
+    """Exactly one forward, the score's gradient backward: (...) -> (..., 1)."""
+    return (1 + (score - score.detach())).unsqueeze(-1)
+
+
+def _init_last(layer: Any) -> None:
+    """Start prompts small but not at zero, where the gates would get no gradient."""
+    nn.init.normal_(layer.weight, std=INIT_STD)
+    nn.init.zeros_(layer.bias)

@@ -1,0 +1,120 @@
+"""How STOP lays out tokens and prompts for a block, in both attention scopes."""
+
+from dataclasses import dataclass, replace
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    'Prompted',
+    'frame_sequences',
+    'frames_of',
+    'joint_sequence',
+    'protect',
+    'without_prompts',
+]
+
+
+@dataclass
+class Prompted:
+    """A block's tokens with the spatial prompts added, and the temporal ones beside."""
+
+    cls: Tensor  # (B, T, 1, D)
+    patches: Tensor  # (B, T, N, D), or behind the protected ones the others
+    prompts: Tensor  # (B, T - 1, eta, D), of which a gap's first N^t count
+    num_prompts: Tensor  # N^t, (B, T - 1), int64
+    protected: Optional[Tensor] = None  # (B, T, P, D), patches that must not merge
+    order: Optional[Tensor] = None  # where these and the others come from, (B, T, N)
+
+
+def protect(x: Prompted, region: Tensor, num_spatial: int) -> Prompted:
+    """Part the patches of the region r (Eq. 6) from those that may merge."""
+    order = (~region).int().argsort(dim=-1, stable=True)
+    index = order.unsqueeze(-1).expand_as(x.patches)
+    sizes = [num_spatial, index.shape[2] - num_spatial]
+    protected, patches = x.patches.gather(2, index).split(sizes, dim=2)
+    return replace(x, protected=protected, patches=patches, order=order)
+
+
+def joint_sequence(x: Prompted) -> tuple[Tensor, Optional[Tensor]]:
+    """Join all frames and prompts: tokens (B, 1, L, D) and their mask, or None.
+
+    Attention has no order of its own and prompts carry no position, so all of a video's
+    prompts stand together behind CLS, and shorter videos are padded there.
+    """
+    patches = [part.flatten(1, 2) for part in _parts(x)]
+    if 0 in x.prompts.shape[1:3] and not torch.is_grad_enabled():
+        # ONNX cannot flatten nothing. Training does: its prompter must get a gradient.
+        return torch.cat([x.cls[:, 0], *patches], dim=1)[:, None], None
+    prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
+    tokens = torch.cat([x.cls[:, 0], prompts, *patches], dim=1)
+    mask = _key_mask(keep, tokens.shape[1])
+    return tokens[:, None], None if mask is None else mask[:, None]
+
+
+def frame_sequences(x: Prompted) -> tuple[Tensor, Optional[Tensor]]:
+    """Give each frame the prompts of the gap before it: (B, T, L, D) and its mask."""
+    keep = F.pad(_used(x), (0, 0, 1, 0))  # no gap before the first frame
+    prompts, keep = _pack(F.pad(x.prompts, (0, 0, 0, 0, 1, 0)), keep)
+    tokens = torch.cat([x.cls, prompts, *_parts(x)], dim=2)
+    return tokens, _key_mask(keep, tokens.shape[2])
+
+
+def without_prompts(tokens: Tensor, num_patches: int) -> Tensor:
+    """Leave CLS and the last ``num_patches`` of a sequence (..., L, D)."""
+    if tokens.shape[-2] == 1 + num_patches:
+        return tokens
+    return torch.cat([tokens[..., :1, :], tokens[..., -num_patches:, :]], dim=-2)
+
+
+def frames_of(x: Tensor, made: Prompted) -> Tensor:
+    """Undo the layout of a sequence without prompts: (B, S, L, D) -> (B, T, 1 + N, D).
+
+    Where one CLS sees all frames, each frame gets it.
+    """
+    T, n = made.patches.shape[1:3]
+    cls, patches = x[..., :1, :], x[..., 1:, :]
+    if made.protected is None or made.order is None:
+        patches = patches.flatten(1, 2).unflatten(1, (T, n))
+    else:
+        P, frames = made.protected.shape[2], T // x.shape[1]
+        parts = patches.split([frames * P, frames * n], dim=-2)
+        patches = torch.cat(
+            [part.flatten(1, 2).unflatten(1, (T, -1)) for part in parts], dim=2
+        )
+        index = made.order.unsqueeze(-1).expand_as(patches)
+        patches = torch.zeros_like(patches).scatter(2, index, patches)
+    return torch.cat([cls.expand(-1, T, -1, -1), patches], dim=2)
+
+
+def _parts(x: Prompted) -> list[Tensor]:
+    return [x.patches] if x.protected is None else [x.protected, x.patches]
+
+
+def _used(x: Prompted) -> Tensor:
+    """Mark the slots that hold one of a gap's N^t prompts: (B, T - 1, eta), bool."""
+    slots = torch.arange(x.prompts.shape[2], device=x.prompts.device)
+    return slots < x.num_prompts[..., None]
+
+
+def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the kept prompts to the front and cut what no sequence needs.
+
+    (..., P, D) and (..., P), bool -> (..., P', D) and (..., P') with P' <= P.
+    """
+    if torch.compiler.is_compiling():  # when no shape may depend on a value
+        return prompts, keep
+    longest = int(keep.sum(-1).amax()) if keep.numel() else 0
+    order = keep.int().argsort(dim=-1, descending=True, stable=True)[..., :longest]
+    index = order.unsqueeze(-1).expand(*order.shape, prompts.shape[-1])
+    return prompts.gather(-2, index), keep.gather(-1, order)
+
+
+def _key_mask(keep: Tensor, length: int) -> Optional[Tensor]:
+    """Hide the padding behind CLS: (..., P), bool -> (..., 1, L); None without any."""
+    if not torch.compiler.is_compiling() and bool(keep.all()):
+        return None
+    mask = F.pad(keep, (1, length - 1 - keep.shape[-1]), value=True)
+    return mask.unsqueeze(-2)
