@@ -32,7 +32,7 @@ class Chosen:
 
 def convolve(conv, x, grid):
     """A 3D convolution with plain loops: (T, N, C) -> (T, N', C')."""
-    (rows, cols), T = grid, len(x)
+    T = len(x)
     weight = conv.weight  # (C', C, frames, height, width)
     z = x.permute(2, 0, 1).unflatten(2, grid)
     if weight.shape[2] == 3:

@@ -129,6 +129,18 @@ def test_what_was_trained_is_all_that_a_checkpoint_needs(method):
     assert torch.equal(model(video), expected)
 
 
+def test_only_frozen_parameters_may_be_missing_from_a_state():
+    """What trains is told by name, be it the method's or part of the tower."""
+    tower = MODELS.build(dict(VIT, trainable='ln_post'))
+    found = tower.load_state_dict({}, strict=False).missing_keys
+    assert sorted(found) == ['visual.ln_post.bias', 'visual.ln_post.weight']
+    for method in METHODS:
+        model = method.build()
+        found = model.load_state_dict({}, strict=False).missing_keys
+        expected = {n for n in model.state_dict() if not n.startswith('clip.')}
+        assert {*found} == expected | {*trained_of(model)}
+
+
 @every_method
 def test_number_of_trained_parameters_on_the_paper_s_backbone(method):
     with torch.device('meta'):  # sizes without the memory
@@ -140,9 +152,12 @@ def test_number_of_trained_parameters_on_the_paper_s_backbone(method):
 
 @every_method
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_stays_finite_forward_and_backward(method, dtype):
+@pytest.mark.parametrize(
+    'frames', [8, pytest.param(64, marks=pytest.mark.slow)]
+)  # many are slow in float16 on a CPU
+def test_autocast_stays_finite_forward_and_backward(method, dtype, frames):
     model = method.build()
-    for videos in (extremes(1), extremes(64), extremes(4)[2:]):
+    for videos in (extremes(1), extremes(frames), extremes(4)[2:]):
         model.zero_grad()
         with torch.autocast('cpu', dtype):
             out = model(videos)
@@ -176,8 +191,10 @@ def test_compiles_whole_and_once(method):
     """No graph break, and no recompilation for another number of prompts."""
     torch._dynamo.reset()
     model = method.build()
+    # One method compiles its backward pass, too, which takes three times as long.
+    backend = 'aot_eager' if method is METHODS[0] else 'eager'
     with torch._dynamo.config.patch(error_on_recompile=True):
-        compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+        compiled = torch.compile(model, fullgraph=True, backend=backend)
         for video in (wild(2, 5), still(2, 5).contiguous(), wild(2, 5, seed=1)):
             model.zero_grad()
             model(video).sum().backward()

@@ -78,6 +78,16 @@ def test_a_test_under_inference_mode_may_come_before_training():
     assert torch.equal(head(features), before) and features.grad is not None
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_sentences_kept_under_autocast_are_those_of_full_precision(dtype):
+    head, features = MODELS.build(HEAD).eval(), torch.randn(4, 32)
+    with torch.autocast('cpu', dtype):
+        head(features)
+    expected = F.normalize(head.text(head.text.tokenize(head.sentences)), dim=1)
+    torch.testing.assert_close(head._cache, expected, atol=1e-6, rtol=0)
+
+
 def test_sentences_of_a_learning_tower_follow_it():
     head = MODELS.build(dict(HEAD, text=dict(TEXT, trainable='ln_final')))
     features = torch.randn(4, 32)

@@ -150,6 +150,19 @@ def test_autocast_keeps_loss_and_gradients(dtype):
         assert (found[name] - value).norm() / value.norm() < 0.2, name
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_rounds_no_score_of_the_loss(dtype):
+    """Half precision would round scores, which go up to 100, to 0.06 or 0.5."""
+    torch.manual_seed(0)
+    video, text = torch.randn(2, 6, 8).to(dtype)
+    scale, ids = torch.tensor(100.0), torch.zeros(6, dtype=torch.int64)
+    expected = slow_loss(video.double(), text.double(), 100.0, [None] * 6)
+    with torch.autocast('cpu', dtype):
+        found = contrastive_loss(video, text, scale, ids)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
 # --- Captions -----------------------------------------------------------------------
 
 

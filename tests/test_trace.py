@@ -1,6 +1,8 @@
 """Pictures of what STOP looked at and prompted show what it looked at and prompted."""
 
 import argparse
+import copy
+import dataclasses
 import io
 import shutil
 from pathlib import Path
@@ -24,8 +26,10 @@ from mmstop.registry import HOOKS, MODELS
 from mmstop.visualization import (
     VideoTrace,
     cls_attention_map,
+    plot_blocks,
     plot_trace,
     to_image,
+    trace_blocks,
     trace_video,
     write_trace_video,
 )
@@ -78,15 +82,15 @@ def look(visual, tokens, patches, deep=None):
 @pytest.mark.parametrize('deep', [False, True], ids=['plain', 'deep prompts'])
 def test_attention_of_stop_equals_a_slow_reference(attention, deep):
     clip = dict(type='DeepPromptCLIPViT', clip=VIT, num_prompts=3) if deep else VIT
-    model = stop(clip=clip, attention=attention)
+    model = stop(clip=clip, attention=attention, depth=1)
     videos = wild(2, 4)
     videos[1, :, 2:] = videos[1, :, 1:2]  # fewer prompts than the other: a mask
     prompts = model.clip.prompts if deep else None
     visual = (model.clip.clip if deep else model.clip).visual
     found = cls_attention_map(model, videos)
     for video, maps in zip(videos, found):
-        x = model._prompt(video[None])
-        gaps = [p[:n] for p, n in zip(x.prompts[0], x.trace.num_prompts[0])]
+        x, _ = model._prompt(0, model.embed(video[None]))
+        gaps = [p[:n] for p, n in zip(x.prompts[0], x.num_prompts[0])]
         patches = x.patches[0]
         if attention == 'joint':
             tokens = torch.cat([x.cls[0, 0], *gaps, *patches])
@@ -101,6 +105,25 @@ def test_attention_of_stop_equals_a_slow_reference(attention, deep):
             )
         torch.testing.assert_close(maps, expected)
     assert (found.mean((1, 2)) - 1).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('attention', ['joint', 'frame'])
+def test_attention_with_prompts_at_every_block(attention):
+    """The last CLS looks at the last block's prompts and prompted patches."""
+    model, video = stop(attention=attention), wild(1, 4)
+    (found,) = cls_attention_map(model, video)
+    x, _ = model._prompt(2, model._before(2, video))
+    gaps = [p[:n] for p, n in zip(x.prompts[0], x.num_prompts[0])]
+    if attention == 'joint':
+        sequences = [torch.cat([x.cls[0, 0], *gaps, *x.patches[0]])]
+    else:
+        gaps = [x.patches[0, 0, :0], *gaps]
+        sequences = [torch.cat(parts) for parts in zip(x.cls[0], gaps, x.patches[0])]
+    visual = copy.deepcopy(model.clip.visual)
+    del visual.transformer.resblocks[:2]
+    expected = [look(visual, tokens, 4 * N // len(sequences)) for tokens in sequences]
+    torch.testing.assert_close(found.flatten(), torch.cat(expected))
 
 
 @torch.no_grad()
@@ -238,6 +261,26 @@ def test_figure_shows_counts_and_variation():
     assert [t.get_text() for t in bars.texts] == list(map(str, trace.num_prompts))
 
 
+def test_figure_of_several_blocks():
+    traces = [dataclasses.replace(example(T=6, seed=k), block=k) for k in (0, 2)]
+    figure = plot_blocks(traces, 'title')
+    strips, table = [axes for axes in figure.axes if axes.images], figure.axes[-1]
+    assert len(strips) == 2
+    for trace, axes in zip(traces, strips):
+        assert axes.get_title(loc='left').startswith(f'Block {trace.block}: Saliency')
+        (image,) = axes.images
+        frames = np.stack(np.split(np.asarray(image.get_array()), 6, axis=1))
+        expected = heat_map(trace.frames, trace.saliency, trace.saliency.max())
+        assert (frames == outline_patches(expected, trace.region)).all()
+    assert [t.get_text() for t in table.get_yticklabels()] == ['block 0', 'block 2']
+    counts = np.concatenate([trace.num_prompts for trace in traces])
+    assert [t.get_text() for t in table.texts] == list(map(str, counts))
+    places = [t.get_position() for t in table.texts]
+    assert places == [(gap, row) for row in (0, 1) for gap in (1, 2, 3, 4, 5)]
+    image = dataclasses.replace(example(T=1), block=1)
+    assert to_image(plot_blocks([image, image])).size
+
+
 def test_figure_of_one_frame_and_of_a_model_without_prompts():
     trace = example(T=1)
     trace.saliency[:] = 0
@@ -296,6 +339,24 @@ def test_trace_of_a_model_is_that_of_its_tower(tested):
     assert not np.allclose(found.attention, found.clip_attention, atol=1e-3)
     clip = batch['inputs'][0][0]  # (3, T, H, W)
     assert (found.frames == clip.permute(1, 2, 3, 0).numpy()).all()
+
+
+def test_traces_of_several_blocks(tested):
+    item, tower = tested.test_dataloader.dataset[3], tested.model.backbone
+    batch = pseudo_collate([item])
+    video = tested.model.data_preprocessor(batch)['inputs'][:, 0]
+    found = trace_blocks(tested.model, item, [2, 0])
+    assert [trace.block for trace in found] == [2, 0]
+    for trace in found:
+        given = tower.trace(video, trace.block)
+        assert (trace.region.reshape(4, N) == given.region[0].numpy()).all()
+        assert np.allclose(trace.saliency.reshape(4, N), given.saliency[0])
+        assert np.allclose(trace.variation, given.variation[0])
+        assert (trace.num_prompts == given.num_prompts[0].numpy()).all()
+    assert not np.allclose(found[0].saliency, found[1].saliency)
+    message = 'block 3 has no prompts of its own; .* for blocks 0 to 2'
+    with pytest.raises(ConfigError, match=message):
+        trace_blocks(tested.model, item, [0, 3])
 
 
 def test_trace_of_a_retriever(tmp_path):
@@ -382,6 +443,18 @@ def test_command_draws_videos(config, tested, checkpoint, tmp_path):
     ).all()
     write_trace_video(tmp_path / 'film.mp4', trace)
     assert (out / 'mine.mp4').read_bytes() == (tmp_path / 'film.mp4').read_bytes()
+
+
+def test_command_draws_several_blocks_together(config, tested, checkpoint, tmp_path):
+    video = config.parent / 'videos' / 'a' / 'blue.mp4'
+    model = ['--config', config, '--checkpoint', checkpoint, '--out', tmp_path]
+    draw(video, *model, '--blocks', 0, 2)
+    traces = trace_blocks(tested.model, tested.test_dataloader.dataset[4], [0, 2])
+    picture = to_image(plot_blocks(traces, 'blue'))
+    assert (read(tmp_path / 'blue.png')[..., :3] == picture).all()
+    film = cv2.VideoCapture(str(tmp_path / 'blue.mp4'))
+    height, width = film.read()[1].shape[:2]
+    assert height == width  # two blocks below each other, two pictures side by side
 
 
 def test_command_passes_over_what_it_cannot_read(config, checkpoint, tmp_path, capsys):

@@ -75,8 +75,10 @@ def run(args: argparse.Namespace) -> None:
             report_unread({video: error})
             continue
         traces = trace_blocks(model, item, args.blocks)
-        several = len(traces) > 1
-        figure = plot_blocks(traces, name) if several else plot_trace(*traces, name)
+        if len(traces) > 1:
+            figure = plot_blocks(traces, name)
+        else:
+            figure = plot_trace(traces[0], name)
         figure.savefig(out / f'{name}.png')
         write_trace_video(out / f'{name}.mp4', *traces)
         print(printable(f'{out / name}.png, {out / name}.mp4'))

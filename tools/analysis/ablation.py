@@ -31,6 +31,9 @@ ROWS = {  # name -> what differs from the config
     'both, hard selection': ('selection=hard',),
     'both, random frozen video tower': ('clip.weights=None',),
     'both, merged patches': ('clip.merge=4',),
+    'both, prompts at every block': ('depth=None',),
+    "both, Figure 2's prompters": ('prompter=figure',),
+    'both, bounded spatial prompts': ('strength=0.3',),
 }
 
 
@@ -65,7 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             (row, seed): pool.submit(
                 measure,
                 args,
-                row.replace(',', '').replace(' ', '-'),
+                re.sub('[^a-zA-Z0-9]+', '-', row),
                 [f'model.backbone.{option}' for option in ROWS[row]],
                 seed,
                 trained=row != 'neither',
