@@ -48,12 +48,17 @@ def load_config(
         rawframes: before that, let it read extracted frames instead of videos.
 
     Raises:
-        ConfigError: there is no such file, or an option is not in the config and no
-            argument of the class that it would configure.
+        ConfigError: there is no such file, it is no Python, or an option is not in the
+            config and no argument of the class that it would configure.
     """
     if not Path(path).is_file():
         raise ConfigError(f'config {path!r}: there is no such file')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except (AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'config {path!r} cannot be read: {type(error).__name__}: {error}'
+        ) from error
     if rawframes:
         use_rawframes(cfg)
     if options:
