@@ -81,21 +81,20 @@ def test_both_towers_of_frozen_clip(form, tmp_path):
     torch.testing.assert_close(load(text)(tokens), short, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize('form', ['onnx', 'pt2'])
-def test_a_full_disk_leaves_the_old_files(form, tmp_path):
-    model = Two(MODELS.build(VIT), None)
-    (path,) = export_towers(model, 1, tmp_path, form)
-    whole = path.read_bytes()
+@pytest.mark.parametrize('form', [pytest.param('onnx', marks=pytest.mark.slow), 'pt2'])
+def test_a_full_disk_leaves_the_old_file(form, tmp_path):
+    path = tmp_path / f'video.{form}'
+    path.write_bytes(b'old')
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
         with pytest.raises(OSError, match='File too large'):
-            export_towers(model, 1, tmp_path, form)
+            export_towers(Two(MODELS.build(VIT), None), 1, tmp_path, form)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
-    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
 
 
 def command(*arguments):
