@@ -216,7 +216,7 @@ def search(kind: str, folder: Path, num: int) -> dict:
     for query in queries['video'][:REPEATS]:
         times['product_s'].append(seconds(rows.__matmul__, query)[0])
         times['exact_s'].append(seconds(index.search, query, True)[0])
-    measured: dict[str, float] = {}
+    measured = {'memory_mb': memory() - before}
     for name in queries:
         times[f'fast_{name}_s'], recall = [], []
         best = rows @ queries[name].T  # (n, q)
@@ -227,7 +227,6 @@ def search(kind: str, folder: Path, num: int) -> dict:
             recall.append(len(set(found) & set(right.tolist())) / TOPK)
         del best
         measured[f'recall_{name}'] = float(np.mean(recall))
-    measured['memory_mb'] = memory() - before
     return {**{name: float(np.median(ts)) for name, ts in times.items()}, **measured}
 
 
