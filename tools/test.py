@@ -45,7 +45,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         nargs='+',
         action=KeyValues,
         metavar='KEY=VALUE',
-        help='change the config: model.backbone.alpha=0.5; lists as "[a,b]" or a,b',
+        help='change the config: test_dataloader.batch_size=4; lists as "[a,b]" or a,b',
     )
     add('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     add('--local_rank', '--local-rank', type=int, default=0)

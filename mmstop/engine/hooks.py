@@ -63,7 +63,7 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         super().__init__(**kwargs)
         self.strict = strict
         self._left_out: Optional[dict[str, list[str]]] = None
-        self._frozen: dict[str, dict] = {}
+        self._notes: dict[str, dict] = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Drop what ``weights=`` brings, and note which model this is."""
@@ -71,7 +71,10 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         model = unwrap(runner.model)
         if self._left_out is None:  # nothing that is frozen changes in training
             self._left_out = left_out(model)
-            self._frozen = digest_frozen(model, self._left_out)
+            self._notes = dict(
+                frozen=digest_frozen(model, self._left_out),
+                model=describe_arguments(getattr(runner, 'cfg', {})),
+            )
         for tower, names in self._left_out.items():
             for name in names:
                 name = f'{tower}.{name}' if tower else name
@@ -79,9 +82,8 @@ class TrainableCheckpointHook(SafeCheckpointHook):
                 checkpoint.get('ema_state_dict', {}).pop(f'module.{name}', None)
         checkpoint.setdefault('meta', {}).update(
             classes=list_classes(model),
-            frozen=self._frozen,
-            model=describe_arguments(getattr(runner, 'cfg', {})),
             optimizers=name_optimizers(runner),
+            **self._notes,
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
