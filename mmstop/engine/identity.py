@@ -54,7 +54,7 @@ def left_out(model: nn.Module) -> dict[str, list[str]]:
 
 
 def digest_frozen(model: nn.Module, names: dict[str, list[str]]) -> dict[str, dict]:
-    """Hash the parameters of these names, by tower; 1 GB/s or so."""
+    """Hash the parameters of these names, by tower, in about a second for 600 MB."""
     return {
         prefix: dict(weights=tower.source, sha256=_digest(tower, names[prefix]))
         for prefix, tower in _towers(model).items()

@@ -1,6 +1,6 @@
 """Let links that work in the repository work in the site, too.
 
-A page may link to any file, as in ``[code](../mmstop/registry.py)``. Files outside docs/
+A page may link to any file, as in ``[code](../mmstop/errors.py)``. Files outside docs/
 are added to the site under ``repository/``, Markdown as pages and the rest as it is.
 """
 
