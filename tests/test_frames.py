@@ -13,10 +13,11 @@ from faulty_videos import write_frames
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from numbered_videos import Video, decode, paint, read, remux, write
+from tiny_run import ROOT
 
 from mmstop.datasets import CheckedDecordInit, VideoError, VideoFile, packets
 from mmstop.datasets.packets import Kind
-from mmstop.engine.checks import ConfigError
+from mmstop.engine.checks import ConfigError, check_config, load_config
 
 B = {'preset': 'veryfast', 'bf': '3', 'b_adapt': '0', 'sc_threshold': '0', 'g': '24'}
 OPEN = {'preset': 'ultrafast', 'x265-params': 'keyint=24:bframes=4:log-level=none'}
@@ -431,6 +432,8 @@ def test_arguments_at_fault():
     for given, match in (
         (dict(decoder='vlc'), r"decoder='vlc', expected one of \['pyav', 'decord'\]"),
         (dict(max_pixels=0), 'max_pixels=0, expected at least 1'),
+        (dict(short_side=0), 'short_side=0, expected at least 1'),
+        (dict(interpolation='best'), "interpolation='best', expected one of"),
         (dict(max_stale=2), 'CheckedDecordInit does not know max_stale; its arguments'),
     ):
         with pytest.raises(ConfigError, match=match):
@@ -477,6 +480,32 @@ def test_pipeline_gets_exact_frames(name, mode, tmp_path):
     assert [read(frame) for frame in results['imgs']] == list(results['frame_inds'])
 
 
+@pytest.mark.parametrize('name', ['mkv', 'portrait', 'rotated_90', 'mp4_mpeg4'])
+@pytest.mark.parametrize('short_side, resized', [(31, True), (64, False)])
+def test_frames_made_small_are_those_of_resize(name, short_side, resized, tmp_path):
+    path = write(VIDEOS[name], tmp_path / name)
+    how = dict(short_side=short_side, interpolation='bicubic')
+
+    def clip(**options):
+        with DefaultScope.overwrite_default_scope('mmaction'):
+            pipeline = Compose(
+                [
+                    dict(type='CheckedDecordInit', **options),
+                    dict(type='DecordDecode'),
+                    lambda results: sizes.add(results['img_shape']) or results,
+                    dict(
+                        type='Resize', scale=(-1, short_side), interpolation='bicubic'
+                    ),
+                ]
+            )
+        return pipeline(dict(filename=str(path), frame_inds=np.arange(5, 99, 20)))
+
+    sizes = set()
+    found, whole = clip(**how)['imgs'], clip()['imgs']
+    assert np.array_equal(found, whole) and min(found[0].shape[:2]) == short_side
+    assert len(sizes) == 1 + resized
+
+
 def test_other_file_backends_are_read_as_well(tmp_path):
     path = write(VIDEOS['mp4'], tmp_path / 'a')
     reader = CheckedDecordInit(io_backend='local')(dict(filename=str(path)))
@@ -494,3 +523,18 @@ def test_files_are_closed(tmp_path):
     for _ in range(50):
         VideoFile(path).frames([3])
     assert len(os.listdir('/proc/self/fd')) <= before
+
+
+def test_frames_are_not_made_small_and_large_again():
+    cfg = load_config(str(ROOT / 'configs' / 'stop_ssv2.py'))
+    check_config(cfg, [])
+    steps = cfg.test_dataloader.dataset.pipeline
+    for change in (dict(scale=(-1, 336)), dict(interpolation='bicubic')):
+        steps[3] = dict(type='Resize', **{'scale': (-1, 256), **change})
+        with pytest.raises(
+            ConfigError,
+            match=r'test_dataloader.*pipeline: frames are made small for Resize',
+        ):
+            check_config(cfg, [])
+    steps[0].pop('short_side')
+    check_config(cfg, [])

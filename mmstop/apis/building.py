@@ -181,7 +181,7 @@ def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:
     size = open_clip.get_model_config(name)['vision_cfg'].get('image_size', 224)
     tower = dict(arch=arch, weights=weights)
     pipeline = [
-        dict(type='CheckedDecordInit'),
+        dict(type='CheckedDecordInit', short_side=size, interpolation='bicubic'),
         dict(type='UniformSample', clip_len=num_frames, test_mode=True),
         dict(type='DecordDecode'),
         dict(type='Resize', scale=(-1, size), interpolation='bicubic'),

@@ -8,7 +8,7 @@ file is decoded from the start. There is no third way.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Optional, Union
@@ -72,11 +72,16 @@ class VideoFile:
         """Of the upright frames."""
         return self.frames([0]).shape[2]
 
-    def frames(self, numbers: Union[Sequence[int], np.ndarray]) -> np.ndarray:
+    def frames(
+        self,
+        numbers: Union[Sequence[int], np.ndarray],
+        change: Callable[[np.ndarray], np.ndarray] = lambda picture: picture,
+    ) -> np.ndarray:
         """Decode frames: (n, H, W, 3), uint8, RGB.
 
         Args:
             numbers: in any order, also repeatedly; at least one.
+            change: what to do with each frame (H, W, 3), before the next one is made.
 
         Raises:
             VideoError: there is no such frame, or it cannot be decoded.
@@ -88,7 +93,7 @@ class VideoFile:
             rows.setdefault(int(number), []).append(row)
         out: Optional[np.ndarray] = None
         for number, frame in self._decode(sorted(rows)):
-            picture = self._convert(number, frame)
+            picture = change(self._convert(number, frame))
             if out is None:
                 out = np.empty((len(numbers), *picture.shape), np.uint8)
             out[rows[number]] = picture

@@ -3,12 +3,13 @@
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import decord
+import mmcv
 import numpy as np
 from mmaction.datasets.transforms import DecordInit
 from mmengine.fileio import get
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 DECODERS = ('pyav', 'decord')
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')
 SAMPLE = 12  # frames that check_video looks at where it does not look at all
 
 
@@ -49,6 +51,11 @@ class CheckedDecordInit(DecordInit):
             comparisons with older results: it gives other frames of many files without
             telling, and crashes on some.
         max_pixels: of a frame; more are an error.
+        short_side: frames whose shorter side is longer are resized to it, one by one,
+            as ``Resize(scale=(-1, short_side))`` does; where that is the next step, the
+            result is the same and no clip of whole frames is held in memory. None
+            leaves them as they are, as does 'decord'.
+        interpolation: that of ``Resize``.
         **kwargs: those of ``DecordInit``: ``num_threads``, ``io_backend``, and with
             another one than 'disk' what that takes.
 
@@ -59,21 +66,36 @@ class CheckedDecordInit(DecordInit):
 
     @typed
     def __init__(
-        self, decoder: str = 'pyav', max_pixels: int = MAX_PIXELS, **kwargs: Any
+        self,
+        decoder: str = 'pyav',
+        max_pixels: int = MAX_PIXELS,
+        short_side: Optional[int] = None,
+        interpolation: str = 'bilinear',
+        **kwargs: Any,
     ) -> None:
         if decoder not in DECODERS:
             raise ConfigError(f'decoder={decoder!r}, expected one of {list(DECODERS)}')
         if max_pixels < 1:
             raise ConfigError(f'max_pixels={max_pixels}, expected at least 1')
+        if short_side is not None and short_side < 1:
+            raise ConfigError(f'short_side={short_side}, expected at least 1')
+        if interpolation not in INTERPOLATIONS:
+            raise ConfigError(
+                f'interpolation={interpolation!r}, expected one of '
+                f'{list(INTERPOLATIONS)}'
+            )
         super().__init__(**kwargs)
         if self.io_backend == 'disk' and self.kwargs:
             raise ConfigError(
                 f'CheckedDecordInit does not know {", ".join(self.kwargs)}; its '
-                f'arguments are decoder, max_pixels, num_threads and, where io_backend '
+                f'arguments are decoder, max_pixels, short_side, interpolation, '
+                f'num_threads and, where io_backend '
                 f"is not 'disk', those of the backend"
             )
         self.decoder = decoder
         self.max_pixels = max_pixels
+        self.short_side = short_side
+        self.interpolation = interpolation
 
     def _get_video_reader(
         self, filename: str
@@ -83,7 +105,18 @@ class CheckedDecordInit(DecordInit):
         if self.io_backend != 'disk':
             backend = dict(backend=self.io_backend, **self.kwargs)
             source = io.BytesIO(get(filename, backend))
-        return open_video(source, self.decoder, self.max_pixels, self.num_threads)
+        reader = open_video(source, self.decoder, self.max_pixels, self.num_threads)
+        if self.short_side is not None and isinstance(reader, FrameReader):
+            reader.change = self._shrink
+        return reader
+
+    def _shrink(self, frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        if min(height, width) <= self.short_side:
+            return frame
+        size = mmcv.rescale_size((width, height), (np.inf, self.short_side))
+        frame = np.ascontiguousarray(frame)  # one that was turned is a view
+        return mmcv.imresize(frame, size, interpolation=self.interpolation)
 
     def __repr__(self) -> str:
         return f'{super().__repr__()[:-1]}, decoder={self.decoder})'
@@ -101,6 +134,7 @@ class FrameReader:
 
     def __init__(self, file: VideoFile) -> None:
         self.file = file
+        self.change: Callable[[np.ndarray], np.ndarray] = lambda frame: frame
         self._next = 0
 
     def __len__(self) -> int:
@@ -111,7 +145,7 @@ class FrameReader:
 
     def get_batch(self, numbers: Any) -> Frames:
         """Return frames by number: (n, H, W, 3), uint8, RGB."""
-        return self.file.frames(np.atleast_1d(numbers)).view(Frames)
+        return self.file.frames(np.atleast_1d(numbers), self.change).view(Frames)
 
     def seek(self, number: int) -> None:
         self._next = number

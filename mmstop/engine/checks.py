@@ -201,6 +201,7 @@ def _check_node(node: Any, place: Place) -> None:
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
             _check_node(child, enter(place, str(i)))
+        _check_sizes([child for child in node if isinstance(child, dict)], place.path)
     if not isinstance(node, dict):
         if isinstance(node, SCALARS) and _holds_parts(place.path):
             raise ConfigError(
@@ -229,6 +230,24 @@ def _check_node(node: Any, place: Place) -> None:
 
 def _holds_parts(path: str) -> bool:
     return path in REGISTRIES or path in PLAIN or bool(TYPED.search(path))
+
+
+def _check_sizes(steps: list[dict], path: str) -> None:
+    """Refuse to make frames small in one way and then to resize them in another."""
+    read = next((step for step in steps if step.get('short_side')), None)
+    resize = next((s for s in steps if str(s.get('type')).endswith('Resize')), None)
+    if read is None or resize is None:
+        return
+    asked = (-1, read['short_side']), read.get('interpolation', 'bilinear'), True
+    scale, how = resize.get('scale'), resize.get('interpolation', 'bilinear')
+    scale = tuple(scale) if isinstance(scale, (list, tuple)) else scale
+    if (scale, how, resize.get('keep_ratio', True)) != asked:
+        raise ConfigError(
+            f'{path}: frames are made small for Resize(scale={asked[0]}, '
+            f'interpolation={asked[1]!r}), and it has scale={scale}, '
+            f'interpolation={how!r}; give short_side and interpolation of '
+            f'CheckedDecordInit the same values, or leave them out'
+        )
 
 
 def _check_tower_files(tower: dict, path: str) -> None:

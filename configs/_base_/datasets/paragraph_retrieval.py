@@ -7,14 +7,14 @@ max_tokens = 64
 
 tokenize = dict(type='CaptionTokenize', max_tokens=max_tokens)
 train_pipeline = [
-    dict(type='CheckedDecordInit'),
+    _base_.read,
     dict(type='UniformSample', clip_len=num_frames),
     *_base_.crop,
     tokenize,
     _base_.pack,
 ]
 val_pipeline = [
-    dict(type='CheckedDecordInit'),
+    _base_.read,
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
     *_base_.crop,
     tokenize,

@@ -3,8 +3,9 @@
 num_frames = 12
 image_size = 224
 
+# Frames are made small as they come; Resize then finds them as it would make them.
 load_train = [
-    dict(type='CheckedDecordInit'),
+    dict(type='CheckedDecordInit', short_side=256),
     dict(type='UniformSample', clip_len=num_frames),
     dict(type='DecordDecode'),
     dict(type='Resize', scale=(-1, 256)),
@@ -17,7 +18,7 @@ pack = [
 ]
 train_pipeline = [*load_train, dict(type='Flip', flip_ratio=0.5), *pack]
 val_pipeline = [
-    dict(type='CheckedDecordInit'),
+    dict(type='CheckedDecordInit', short_side=256),
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
     dict(type='DecordDecode'),
     dict(type='Resize', scale=(-1, 256)),

@@ -4,6 +4,8 @@ num_frames = 12
 max_tokens = 32
 image_size = 224
 
+# Frames are made small as they come; Resize then finds them as it would make them.
+read = dict(type='CheckedDecordInit', short_side=image_size, interpolation='bicubic')
 crop = [
     dict(type='DecordDecode'),
     dict(type='Resize', scale=(-1, image_size), interpolation='bicubic'),
@@ -12,14 +14,14 @@ crop = [
 ]
 pack = dict(type='PackActionInputs', collect_keys=('imgs', 'text'))
 train_pipeline = [
-    dict(type='CheckedDecordInit'),
+    read,
     dict(type='UniformSample', clip_len=num_frames),
     *crop,
     dict(type='CaptionTokenize', max_tokens=max_tokens),
     pack,
 ]
 val_pipeline = [
-    dict(type='CheckedDecordInit'),
+    read,
     dict(type='UniformSample', clip_len=num_frames, test_mode=True),
     *crop,
     dict(type='CaptionTokenize', max_tokens=max_tokens),
