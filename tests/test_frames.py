@@ -411,7 +411,7 @@ def test_a_header_that_claims_much_costs_nothing(tmp_path):
     path.write_bytes(data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(
-        VideoError, match='have no size at all, or more than max_pixels=33554432'
+        VideoError, match='is no frame in it, or none of at most max_pixels=33554432'
     ):
         VideoFile(str(path))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -64,7 +64,11 @@ class VideoStream:
                 other.discard = Discard.all
         self.stream, self.context = stream, stream.codec_context
         self.width, self.height = self.context.width, self.context.height
-        if not 0 < self.width * self.height <= max_pixels:
+        if not self.width * self.height:  # FFmpeg found none, or too large a one
+            raise VideoError(
+                f'there is no frame in it, or none of at most max_pixels={max_pixels}'
+            )
+        if self.width * self.height > max_pixels:
             raise too_large(self.width, self.height, max_pixels)
         self.context.options = dict(
             limit, **{'err_detect': 'explode'} if strict else {}
@@ -128,11 +132,10 @@ def cause(error: Exception) -> str:
 
 
 def too_large(width: int, height: int, max_pixels: int) -> VideoError:
-    """Say that frames have more pixels than they may; FFmpeg calls many such 0 x 0."""
-    size = f'{width} x {height} pixels,' if width * height else 'no size at all, or'
+    """Say that frames have more pixels than they may."""
     return VideoError(
-        f'its frames have {size} more than max_pixels={max_pixels}; make them smaller, '
-        f'or raise it in CheckedDecordInit'
+        f'its frames have {width} x {height} pixels, more than '
+        f'max_pixels={max_pixels}; make them smaller, or raise it in CheckedDecordInit'
     )
 
 
