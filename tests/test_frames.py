@@ -263,6 +263,19 @@ def test_decoding_starts_at_frames_that_need_no_other(tmp_path):
     )
 
 
+def test_only_progressive_h264_is_reached_by_seeking(tmp_path):
+    """Two fields may be two packets; x264 itself writes both into one."""
+    for name, params, found in (
+        ('tff', 'tff=1', None),
+        ('lists', 'cqm=jvt', 5),
+        ('order', 'bframes=0:cqm=jvt', 5),
+    ):
+        for pix_fmt in ('yuv420p', 'yuv444p'):
+            options = {**B, 'x264-params': params}
+            video = of('mp4', options=options, pix_fmt=pix_fmt)
+            assert entries(write(video, tmp_path / f'{name}_{pix_fmt}')) == found
+
+
 def test_frames_of_an_edit_list_are_left_out(tmp_path):
     """As in an mp4 cut by ``ffmpeg -ss ... -c copy``, which decodes and shows less."""
     path = write(CUT, tmp_path / 'cut')

@@ -15,7 +15,8 @@ from av import Packet, VideoCodecContext
 __all__ = ['PacketIndex', 'index_packets']
 
 CONTAINERS = ('mov', 'matroska')  # whose packets all have time stamps of their own
-PROGRESSIVE = (0, 1)  # field orders of FFmpeg: unknown and progressive
+# Profiles of H.264 whose parameters begin with formats and scaling lists.
+HIGH = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244)
 
 
 class Kind(NamedTuple):
@@ -97,8 +98,6 @@ def index_packets(
     inspect = _inspector(context.codec.canonical_name, context.extradata or b'')
     if inspect is None or not container.startswith(CONTAINERS):
         return None
-    if context.field_order not in PROGRESSIVE:  # a frame may be two packets
-        return None
     ids, kinds, discard = [], [], []
     for packet in packets:
         kind = inspect(memoryview(packet))
@@ -121,6 +120,8 @@ def _inspector(codec: str, extradata: bytes) -> Optional[Inspect]:
         extradata[:1] == b'\x01'
     )  # an avcC or hvcC box: lengths, no start codes
     if codec == 'h264':
+        if _has_fields(extradata[8:] if configured else extradata, configured):
+            return None  # a frame may be two packets
         return _h264((extradata[4] & 3) + 1 if configured else 0)
     if codec == 'hevc':
         return _hevc((extradata[21] & 3) + 1 if configured else 0)
@@ -158,6 +159,68 @@ def _h264(length: int) -> Inspect:
         return None
 
     return inspect
+
+
+def _has_fields(parameters: bytes, alone: bool) -> bool:
+    """Tell whether pictures of H.264 may be single fields.
+
+    Args:
+        parameters: with a sequence parameter set, ``alone`` or behind a start code.
+    """
+    units = (
+        [parameters] if alone else [bytes(u) for u in _units(memoryview(parameters), 0)]
+    )
+    unit = next((u for u in units if len(u) > 4 and u[0] & 31 == 7), None)
+    if unit is None:
+        return True  # for all that is known
+    bits = _Bits(unit[4:].replace(b'\0\0\3', b'\0\0'))
+    bits.number()
+    if unit[1] in HIGH:
+        chroma = bits.number()
+        bits.take(1 if chroma == 3 else 0)
+        bits.number(), bits.number(), bits.take(1)
+        if bits.take(1):
+            for i in range(12 if chroma == 3 else 8):
+                if bits.take(1):
+                    bits.skip_scaling_list(16 if i < 6 else 64)
+    bits.number()
+    order = bits.number()
+    if order == 0:
+        bits.number()
+    elif order == 1:
+        bits.take(1), bits.number(), bits.number()
+        for _ in range(min(bits.number(), 255)):
+            bits.number()
+    bits.number(), bits.take(1), bits.number(), bits.number()
+    return not bits.take(1)
+
+
+class _Bits:
+    """The bits of a parameter set, one after the other; zeros behind the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self.bits = ''.join(f'{byte:08b}' for byte in data) + '0' * 64
+        self.position = 0
+
+    def take(self, count: int) -> int:
+        self.position += count
+        return int(self.bits[self.position - count : self.position] or '0', 2)
+
+    def number(self) -> int:
+        """Take a number whose length stands before it (Exp-Golomb)."""
+        zeros = self.bits.find('1', self.position) - self.position
+        if zeros < 0:  # nothing is left
+            return 0
+        self.take(zeros)
+        return self.take(zeros + 1) - 1
+
+    def skip_scaling_list(self, size: int) -> None:
+        last = value = 8
+        for _ in range(size):
+            if value:
+                code = self.number()
+                value = (last + (code + 1) // 2 * (1 if code % 2 else -1)) % 256
+            last = value or last
 
 
 def _hevc(length: int) -> Inspect:
