@@ -1,4 +1,4 @@
-"""How the property tests draw their examples.
+"""How the property tests draw their examples, and what is imported first.
 
 By default the same ones every time. Fresh ones, from a seed that may be given, come by
 
@@ -8,6 +8,7 @@ By default the same ones every time. Fresh ones, from a seed that may be given, 
 and one that fails is added to its test as an ``@example``.
 """
 
+import av  # noqa: F401  (before decord, whose old libvpx and libx264 it would use)
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(

@@ -3,6 +3,8 @@
 import io
 import os
 import resource
+import subprocess
+import sys
 from fractions import Fraction
 
 import av
@@ -551,3 +553,16 @@ def test_frames_are_not_made_small_and_large_again():
             check_config(cfg, [])
     steps[0].pop('short_side')
     check_config(cfg, [])
+
+
+@pytest.mark.slow
+def test_pyav_keeps_its_own_encoders_beside_decord(tmp_path):
+    """Loaded first, decord's old libvpx and libx264 take the place of PyAV's."""
+    code = (
+        'import sys, mmstop.datasets.videos; assert "decord" not in sys.modules\n'
+        'import av, decord\n'
+        'stream = av.open(sys.argv[1], "w").add_stream("libvpx", rate=25)\n'
+        'stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"\n'
+        'stream.codec_context.open()\n'
+    )
+    subprocess.run([sys.executable, '-c', code, tmp_path / 'a.webm'], check=True)

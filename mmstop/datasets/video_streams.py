@@ -11,6 +11,8 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream as Stream
 
+from .containers import FFMPEG_FORMATS
+
 __all__ = ['VideoError', 'VideoStream', 'cause', 'too_large', 'upright']
 
 
@@ -45,8 +47,9 @@ class VideoStream:
             source.seek(0)
         # FFmpeg counts the pixels that it adds to a row as well.
         limit = {'max_pixels': str(2 * max_pixels + 2**20)}
+        formats = {'format_whitelist': FFMPEG_FORMATS}
         try:
-            container = av.open(source, options=limit)
+            container = av.open(source, options=limit | formats)
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f'FFmpeg finds no video in it ({cause(error)})') from None
         assert isinstance(container, InputContainer)  # the mode is that of reading

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional, Union
 
-import decord
 import mmcv
 import numpy as np
 from mmaction.datasets.transforms import DecordInit
@@ -97,9 +96,7 @@ class CheckedDecordInit(DecordInit):
         self.short_side = short_side
         self.interpolation = interpolation
 
-    def _get_video_reader(
-        self, filename: str
-    ) -> Union['FrameReader', decord.VideoReader]:
+    def _get_video_reader(self, filename: str) -> Any:
         filename = with_suffix(filename)
         source: Union[str, io.BytesIO] = filename
         if self.io_backend != 'disk':
@@ -167,8 +164,8 @@ def open_video(
     decoder: str = 'pyav',
     max_pixels: int = MAX_PIXELS,
     num_threads: int = 1,
-) -> Union[FrameReader, decord.VideoReader]:
-    """Open a whole video file.
+) -> Any:
+    """Open a whole video file: a :class:`FrameReader`, or decord's ``VideoReader``.
 
     Args:
         source: path, or the content of a file.
@@ -200,7 +197,10 @@ def _as_video_error() -> Iterator[None]:
 
 def _open_with_decord(
     source: Union[str, io.BytesIO], max_pixels: int, num_threads: int
-) -> decord.VideoReader:
+) -> Any:
+    # Not before PyAV, whose libx264 and libvpx decord's older ones would replace.
+    import decord
+
     # It repeats other frames for up to a share of them that cannot be decoded; 0 would
     # be no limit.
     none = 1e-9
@@ -217,7 +217,7 @@ def _open_with_decord(
 
 def explain(error: Exception) -> str:
     """Say in one line what an exception says, without decord's stack of calls."""
-    if isinstance(error, decord.DECORDLimitReachedError):
+    if type(error).__name__ == 'DECORDLimitReachedError':
         return 'frames of it cannot be decoded; decord would repeat others for them'
     first = (str(error).strip().splitlines() or [''])[0]
     text = re.sub(r'\[[\d:]+\] \S+:\d+: ', '', first)
