@@ -75,7 +75,7 @@ BAD_LISTS = {
     'frames': (
         'v/a 120 0\nv/b 96 1',
         {},
-        r"seems to be a list of paths, frames and labels, 'v/a 120' and 0; .*give --rawframes",
+        r"list of paths, frames and labels, 'v/a 120' and 0; .*give --rawframes",
     ),
     'frames_and_commas': ('a,120,0\nb,96,1', dict(delimiter=','), 'paths, frames and'),
     'official_hmdb51': (
