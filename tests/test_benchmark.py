@@ -99,7 +99,7 @@ def test_still_video_is_padding_beside_a_wild_one():
     assert found['tokens']['keys'] == [keys] * DEPTH
     assert found['tokens']['padding'] == pytest.approx(many / (2 * keys))
 
-    made = contestant(dict(type='STOPCLIPViT', attention='frame', depth=1), video)
+    made = contestant('stop-frame-input', video)
     found = counts.describe(made)
     prompts = made.model.trace(
         video

@@ -34,10 +34,15 @@ CONTESTANTS: dict[str, dict] = {
     'clip': dict(type='CLIPViT'),
     'stop-joint': dict(type='STOPCLIPViT'),
     'stop-frame': dict(type='STOPCLIPViT', attention='frame'),
-    'stop-joint-input': dict(type='STOPCLIPViT', depth=1),
     'stop-joint-merge': dict(type='STOPCLIPViT', clip=dict(type='CLIPViT', merge=4)),
     'stop-frame-merge': dict(
         type='STOPCLIPViT', attention='frame', clip=dict(type='CLIPViT', merge=4)
+    ),
+    # Prompts at the input only.
+    'stop-joint-input': dict(type='STOPCLIPViT', depth=1),
+    'stop-frame-input': dict(type='STOPCLIPViT', attention='frame', depth=1),
+    'stop-joint-merge-input': dict(
+        type='STOPCLIPViT', depth=1, clip=dict(type='CLIPViT', merge=4)
     ),
     'deep-prompts': dict(type='DeepPromptCLIPViT'),
 }
