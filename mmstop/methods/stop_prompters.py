@@ -9,16 +9,21 @@ projection to few channels and the last linear layer; the figure names no widths
 from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmstop.towers import at_least_float32
 
+from .stop_convolutions import (
+    BOTTLENECK,
+    TEMPORAL_HIDDEN,
+    GapConv3d,
+    NeighbourConv3d,
+    PatchConv3d,
+)
+
 __all__ = ['SpatialPrompter', 'TemporalPrompter']
 
-BOTTLENECK = 32  # channels between which the 3D convolutions and patch summaries work
 SPATIAL_HIDDEN = {'linear': 128, 'figure': 384}  # hidden width of P^s
-TEMPORAL_HIDDEN = 96  # hidden width of P^t, which its bank multiplies
 DROPOUT = 0.1  # of the figure's last layers; it draws one and names no rate
 INIT_STD = 0.02  # CLIP's; of the layers that make the prompts
 STILL = 1e-6  # variation below this share of the tokens' mean square is none
@@ -26,28 +31,6 @@ ALIKE = 1e-4  # gaps whose variations differ relatively less than this are alike
 # Equal frames differ by rounding behind the first block. What that leaves of W^t is 0,
 # or Eq. 11 would round it up to a prompt that comes and goes with the batch.
 ROUNDING = 1e-6
-
-
-class PatchConv3d(nn.Module):
-    """Convolve patch tokens over time and the patch grid, N^s and N^t (Eq. 3, 9).
-
-    The 3x3x3 kernel works between two projections to few channels, which costs a
-    fraction of a full or grouped one. Time is padded by repeating the first and the
-    last frame, so that a still video looks the same in all its frames. No biases: no
-    input means no output.
-    """
-
-    def __init__(self, width: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid = grid
-        self.down = nn.Linear(width, BOTTLENECK, bias=False)
-        self.conv = nn.Conv3d(BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1), bias=False)
-        self.up = nn.Linear(BOTTLENECK, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, N, D) -> (B, T, N, D)."""
-        x = self.conv(_repeat_ends(_to_grid(self.down(x), self.grid)))
-        return self.up(x.movedim(1, -1).flatten(2, 3))
 
 
 class SpatialPrompter(nn.Module):
@@ -84,9 +67,9 @@ class SpatialPrompter(nn.Module):
         self.strength = strength
         self.scorer = PatchConv3d(width, grid).requires_grad_(gated)
         hidden = SPATIAL_HIDDEN[kind]
-        self.context: Optional[_NeighbourConv3d] = None
+        self.context: Optional[NeighbourConv3d] = None
         if kind == 'figure':
-            self.context = _NeighbourConv3d(width, grid)
+            self.context = NeighbourConv3d(width, grid)
             self.prompter = nn.Sequential(
                 nn.Linear(BOTTLENECK, hidden),
                 nn.ReLU(),
@@ -165,7 +148,7 @@ class TemporalPrompter(nn.Module):
         self.scorer = PatchConv3d(width, grid).requires_grad_(gated)
         self.trunk: nn.Module
         if kind == 'figure':
-            self.trunk = _AttentiveConv3d(width, grid)
+            self.trunk = GapConv3d(width, grid)
         else:
             self.trunk = nn.Sequential(
                 nn.Linear(width, BOTTLENECK),
@@ -224,63 +207,7 @@ class TemporalPrompter(nn.Module):
         return self.dropout(_take(tokens, index.clamp(max=tokens.shape[2] - 1)))
 
 
-class _NeighbourConv3d(nn.Module):
-    """Figure 2 (b) up to its linear layers: Conv3d, ReLU, Conv3d.
-
-    The first convolution spans three frames and the second one, so that a patch's
-    prompt depends on h_{i-1}, h_i and h_{i+1} and on no other frame (Eq. 1).
-    """
-
-    def __init__(self, width: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid = grid
-        self.down = nn.Linear(width, BOTTLENECK)
-        self.frames = nn.Conv3d(BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1))
-        self.patches = nn.Conv3d(BOTTLENECK, BOTTLENECK, (1, 3, 3), padding=(0, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, N, D) -> (B, T, N, BOTTLENECK)."""
-        x = self.frames(_repeat_ends(_to_grid(self.down(x), self.grid)))
-        return self.patches(x.relu()).movedim(1, -1).flatten(2, 3)
-
-
-class _AttentiveConv3d(nn.Module):
-    """Figure 2 (c) up to its linear layer: Attention, Conv3d, ReLU, Conv3d.
-
-    All patches of all gaps attend to each other; the second convolution spans the patch
-    grid and leaves one vector a gap.
-    """
-
-    def __init__(self, width: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid = grid
-        self.down = nn.Linear(width, BOTTLENECK)
-        self.qkv = nn.Linear(BOTTLENECK, 3 * BOTTLENECK)
-        self.gaps = nn.Conv3d(BOTTLENECK, BOTTLENECK, 3, padding=(0, 1, 1))
-        self.patches = nn.Conv3d(BOTTLENECK, TEMPORAL_HIDDEN, (1, *grid))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T - 1, N, D) -> (B, T - 1, TEMPORAL_HIDDEN)."""
-        x = self.down(x)
-        tokens = self.qkv(x).flatten(1, 2).unsqueeze(1).chunk(3, dim=-1)  # one head
-        seen = F.scaled_dot_product_attention(*tokens).squeeze(1)
-        x = x + seen.unflatten(1, x.shape[1:3])
-        x = self.gaps(_repeat_ends(_to_grid(x, self.grid)))
-        return self.patches(x.relu()).flatten(2).transpose(1, 2)
-
-
 # --- Parts of both ------------------------------------------------------------------
-
-
-def _to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, T, N, C) -> (B, C, T, rows, columns)."""
-    return x.unflatten(2, grid).movedim(-1, 1)
-
-
-def _repeat_ends(x: Tensor) -> Tensor:
-    """Repeat the first and the last frame: (B, C, T, ...) -> (B, C, T + 2, ...)."""
-    # F.pad's replication has no deterministic backward pass on GPUs.
-    return torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
 
 
 def _take(x: Tensor, chosen: Tensor) -> Tensor:
