@@ -410,6 +410,38 @@ def test_damaged_frames_are_refused(tmp_path):
         file.check()
 
 
+def test_frames_that_refer_to_a_damaged_one_are_refused(tmp_path):
+    """FFmpeg marks the frame that it repaired, but not those that are made from it."""
+    path = write(of('mp4', size=(320, 240), options={**B, 'bf': '0'}), tmp_path / 'a')
+    with av.open(str(path)) as container:
+        packet = list(container.demux(video=0))[30]
+    data = bytearray(path.read_bytes())
+    middle = packet.pos + packet.size // 2
+    data[middle : packet.pos + packet.size] = bytes(packet.size - packet.size // 2)
+    path.write_bytes(data)
+    file = VideoFile(str(path))
+    for number in (30, 31, 47):
+        with pytest.raises(VideoError, match=f'frames up to {number} can be decoded'):
+            file.frames([number])
+    assert [read(frame) for frame in file.frames([29, 48])] == [29, 48]
+
+
+def test_damage_lasts_to_the_next_key_frame(tmp_path):
+    video = of('avi', 'mpeg4', size=(320, 240), options={'g': '24'})
+    path = write(video, tmp_path / 'a')
+    with av.open(str(path)) as container:
+        packet = list(container.demux(video=0))[30]
+    data = bytearray(path.read_bytes())
+    middle = data.index(bytes(packet)) + packet.size // 2
+    data[middle : middle + packet.size // 3] = bytes(packet.size // 3)
+    path.write_bytes(data)
+    file = VideoFile(str(path))
+    for number in (30, 31, 47):
+        with pytest.raises(VideoError, match=f'frame {number} is damaged, or one'):
+            file.frames([number])
+    assert [read(frame) for frame in file.frames([29, 48])] == [29, 48]
+
+
 def test_no_such_frame(tmp_path):
     file = VideoFile(str(write(of('mp4', num=5), tmp_path / 'a')))
     for number in (-1, 5):

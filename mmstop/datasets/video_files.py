@@ -93,7 +93,7 @@ class VideoFile:
             rows.setdefault(int(number), []).append(row)
         out: Optional[np.ndarray] = None
         for number, frame in self._decode(sorted(rows)):
-            picture = change(self._convert(number, frame))
+            picture = change(self._convert(frame))
             if out is None:
                 out = np.empty((len(numbers), *picture.shape), np.uint8)
             out[rows[number]] = picture
@@ -147,9 +147,15 @@ class VideoFile:
         return count
 
     def _decode_from_start(self, numbers: list[int]) -> Iterator[tuple]:
-        wanted = set(numbers)
+        wanted, damaged = set(numbers), False
         for number, frame in enumerate(self._held or self._open().frames()):
+            # FFmpeg marks what it repaired, but not the frames that are made from it.
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
             if number in wanted:
+                if damaged:
+                    raise VideoError(
+                        f'frame {number} is damaged, or one that it is made from'
+                    )
                 yield number, frame
             if number == numbers[-1]:
                 return
@@ -172,31 +178,37 @@ class VideoFile:
             except (av.FFmpegError, _Astray):
                 pass
             try:  # once more, with nothing taken for granted
-                yield from self._decode_group(0, group, self._index, skip=False)
+                yield from self._decode_group(0, group, self._index, entry)
             except (av.FFmpegError, _Astray) as error:
                 raise VideoError(
                     f'not all frames up to {group[-1]} can be decoded ({cause(error)})'
                 ) from None
 
     def _decode_group(
-        self, entry: int, group: list[int], index: PacketIndex, skip: bool = True
+        self,
+        entry: int,
+        group: list[int],
+        index: PacketIndex,
+        needed: Optional[int] = None,
     ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode frames from a place on, and compare all that come out with the index.
 
         Args:
             entry: place of a packet.
             group: ascending numbers of frames.
-            skip: leave out packets that only frames need that are not asked for.
+            needed: place before which frames may be damaged, as none of the group
+                refers to them. With None, packets that no other frame refers to and
+                that are not asked for are left out.
 
         Raises:
-            _Astray: other frames come out, or other packets are read.
+            _Astray: other frames come out, or damaged ones, or other packets are read.
         """
         wanted = {index.frames[number]: number for number in group}
         last, start = max(wanted), index.pts[entry]
         sent = {
             i
             for i in range(entry, last + 1)
-            if i in wanted or not (skip and index.spare[i])
+            if i in wanted or not (needed is None and index.spare[i])
         }
         shown = (i for i in sent if index.shown[i] and index.pts[i] >= start)
         coming = iter(sorted(shown, key=index.pts.__getitem__))
@@ -206,6 +218,8 @@ class VideoFile:
             place = next(coming, None)
             if place is None or frame.pts != index.pts[place]:
                 raise _Astray(f'an unexpected frame has the time stamp {frame.pts}')
+            if frame.is_corrupt and place >= (needed or entry):
+                raise _Astray(f'the one with the time stamp {frame.pts} is damaged')
             if place in wanted:
                 yield wanted[place], frame
         if (place := next(coming, None)) is not None:
@@ -248,10 +262,8 @@ class VideoFile:
                 yield self._opened.packets()
         yield self._open().packets()
 
-    def _convert(self, number: int, frame: av.VideoFrame) -> np.ndarray:
+    def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         """Convert a decoded frame: (H, W, 3), uint8, RGB, upright."""
-        if frame.is_corrupt:
-            raise VideoError(f'frame {number} is damaged')
         if frame.width * frame.height > self._max_pixels:
             raise too_large(frame.width, frame.height, self._max_pixels)
         rgb = self._reformatter.reformat(frame, *self._size, 'rgb24', threads=1)
