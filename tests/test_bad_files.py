@@ -184,9 +184,9 @@ def test_values_of_other_types(config, message):
 def test_types_of_transforms_and_hooks():
     with pytest.raises(ConfigError, match="max_tokens='32' .* say max_tokens=32"):
         TRANSFORMS.build(dict(type='CaptionTokenize', max_tokens='32'))
-    with pytest.raises(ConfigError, match="max_stale='1' .* say max_stale=1"):
-        TRANSFORMS.build(dict(type='CheckedDecordInit', max_stale='1'))
-    with pytest.raises(ConfigError, match='max_stale=-1, expected at least 0'):
-        TRANSFORMS.build(dict(type='CheckedDecordInit', max_stale=-1))
+    with pytest.raises(ConfigError, match="max_pixels='1' .* say max_pixels=1"):
+        TRANSFORMS.build(dict(type='CheckedDecordInit', max_pixels='1'))
+    with pytest.raises(ConfigError, match='max_pixels=-1, expected at least 1'):
+        TRANSFORMS.build(dict(type='CheckedDecordInit', max_pixels=-1))
     with pytest.raises(ConfigError, match="max_bad='1%' is of type str"):
         HOOKS.build(dict(type='BadVideoHook', max_bad='1%'))

@@ -152,7 +152,7 @@ def test_macs_equal_those_by_hand():
     attention = 2 * D * D + HEADS * N * D  # Eq. 2: query, what it looks for, scores
     assert macs('open_clip') == plain
     assert macs('clip') == ours < plain
-    assert macs(dict(OFF, attention='frame')) == ours + attention
+    assert macs(dict(OFF, attention='frame')) == ours + DEPTH * attention
     found = counts.describe(contestant('open_clip'))
     assert found['gmacs_per_video'] == pytest.approx(T * plain / 1e9)
 

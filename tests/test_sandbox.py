@@ -154,7 +154,7 @@ def test_embed_and_classify_go_on(folder, tmp_path, capfd):
     assert err.count('\n') == 2
 
 
-@pytest.mark.parametrize('decoder', ['decord', 'pyav', 'opencv'])
+@pytest.mark.parametrize('decoder', ['decord', 'pyav'])
 def test_any_decoder_may_kill(clip, decoder, folder, monkeypatch):
     other = VideoCLIP.from_clip(TINY, None, 2, 'cpu', decoder)
     other.pipelines[0].transforms.insert(0, Misbehave())
@@ -171,7 +171,7 @@ def test_any_decoder_may_kill(clip, decoder, folder, monkeypatch):
     assert np.isnan(rows).any(1).tolist() == [True, False, True, False]
 
 
-@pytest.mark.parametrize('decoder', ['decord', 'pyav', 'opencv'])
+@pytest.mark.parametrize('decoder', ['decord', 'pyav'])
 def test_what_never_ends_is_not_read(decoder, tmp_path):
     os.mkfifo(tmp_path / 'pipe.mp4')
     other = VideoCLIP.from_clip(TINY, None, 2, 'cpu', decoder)

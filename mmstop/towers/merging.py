@@ -65,7 +65,8 @@ class PatchMerger:
         self._last = merged, kept, partner = _match(tokens, pairs)
         tokens = _merge(tokens, merged, kept, partner)
         self.sizes = _merge(sizes.unsqueeze(-1), merged, kept, partner).squeeze(-1)
-        self.patches -= pairs
+        # Not in place: under torch.jit.trace it is a tensor that the caller holds, too.
+        self.patches = self.patches - pairs
         tokens = (tokens / self.sizes.unsqueeze(-1)).flatten(-3, -2)
         return torch.cat([x[..., :rest, :], tokens], dim=-2)
 
