@@ -2,9 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-# Test files run side by side, each in one process: its tests share what is costly to make.
+# Tests run side by side in this many processes.
 JOBS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 READY = $(VENV)/.ready
 READY_DOCS = $(VENV)/.ready-docs
 

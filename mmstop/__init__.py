@@ -6,10 +6,9 @@ registers every part; nothing else.
 
 import warnings
 
-from . import compat, compat_numpy
+from . import compat
 
 compat.apply()
-compat_numpy.apply()
 
 with warnings.catch_warnings():
     # mmcv-lite has no compiled operators; none of ours needs one.

@@ -1,5 +1,6 @@
 """A toy to train in one process or, as a script, in every process torchrun starts."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -118,6 +119,9 @@ def main(compat_file: str, work_dir: str) -> None:
     assert not runner.model.find_unused_parameters
     weights = runner.model.module.state_dict()
     torch.save(weights, Path(work_dir) / f'rank{runner.rank}.pth')
+    del runner, weights  # or gloo's threads may abort the process at its end
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

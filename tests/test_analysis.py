@@ -33,6 +33,7 @@ def config(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_draw_trace_draws_the_frames_of_test_videos(config, tmp_path):
     one = ('--cfg-options', 'train_cfg.max_epochs=1')
     trained = run(sys.executable, ROOT / 'tools' / 'train.py', config, *one)

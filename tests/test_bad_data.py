@@ -246,7 +246,10 @@ def spoil(config, *names, on_error='skip', max_bad=0.5):
     return config
 
 
-@pytest.mark.parametrize('write', [write_tiny_run, write_tiny_retrieval])
+@pytest.mark.parametrize(
+    'write',
+    [write_tiny_run, pytest.param(write_tiny_retrieval, marks=pytest.mark.slow)],
+)
 def test_losses_of_an_epoch_are_listed(write, tmp_path):
     config = spoil(write(tmp_path), 'a/green.mp4')
     result = run(sys.executable, TRAIN, config)

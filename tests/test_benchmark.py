@@ -502,6 +502,7 @@ def test_rankings_take_turns():
     assert order == ['ours', 'theirs'] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_rankings_agree_where_each_video_has_one_caption(tmp_path, capsys):
     out = tmp_path / 'a' / 'out.json'

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_run import COLOURS, SIZE, write_video
 
-from mmstop import compat_numpy
+from mmstop.compat import numpy2
 
 METRICS = 'mmaction.evaluation.metrics.multimodal_metric'
 FUNCTIONS = 'mmaction.evaluation.functional'
@@ -99,7 +99,7 @@ def test_patched_module_works_and_fails_without(
 
 
 def test_numpy_itself_stays_as_it_is() -> None:
-    for name in compat_numpy.PATCHES:
+    for name in numpy2.PATCHES:
         importlib.import_module(name)
     assert not any(hasattr(np, name) for name in ('Inf', 'NAN', 'in1d', 'trapz'))
 
@@ -138,7 +138,7 @@ def test_modules_are_patched_whenever_they_are_imported(
     monkeypatch.syspath_prepend(tmp_path)
     for name in ('imported_early', 'imported_late'):
         (tmp_path / f'{name}.py').write_text('import numpy as np')
-        monkeypatch.setitem(compat_numpy.PATCHES, name, compat_numpy.old_names)
+        monkeypatch.setitem(numpy2.PATCHES, name, numpy2.old_names)
     finders = [f for f in sys.meta_path if type(f).__name__ != 'PatchingFinder']
     number = len(sys.meta_path)
     assert len(finders) == number - 1
@@ -146,7 +146,7 @@ def test_modules_are_patched_whenever_they_are_imported(
     early = importlib.import_module('imported_early')
     assert early.np is np
     for _ in range(2):
-        compat_numpy.apply()
+        numpy2.apply()
     assert len(sys.meta_path) == number
     for module in (early, importlib.import_module('imported_late')):
         assert module.np.Inf == np.inf and module.np.array is np.array
@@ -154,7 +154,7 @@ def test_modules_are_patched_whenever_they_are_imported(
 
 def test_patches_import_nothing() -> None:
     code = (
-        f'import runpy, sys; runpy.run_path({compat_numpy.__file__!r})["apply"]();'
+        f'import runpy, sys; runpy.run_path({numpy2.__file__!r})["apply"]();'
         'print(sorted({m.partition(".")[0] for m in sys.modules} & '
         '{"mmaction", "mmpretrain", "mmengine", "torch", "cv2"}))'
     )

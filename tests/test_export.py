@@ -78,7 +78,7 @@ def test_an_image_is_exported_too(method, tmp_path):
     assert_same(path, tower, [wild(1, 1), wild(3, 1)])
 
 
-@pytest.mark.parametrize('form', ['onnx', 'pt2'])
+@pytest.mark.parametrize('form', [pytest.param('onnx', marks=pytest.mark.slow), 'pt2'])
 def test_both_towers_of_frozen_clip(form, tmp_path):
     model = Two(MODELS.build(VIT), MODELS.build(TEXT))
     video, text = export_towers(model, T, tmp_path / 'new' / 'folder', form)
@@ -113,7 +113,10 @@ def command(*arguments):
     export.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
-@pytest.mark.parametrize('write', [write_tiny_run, write_tiny_retrieval])
+@pytest.mark.parametrize(
+    'write',
+    [write_tiny_run, pytest.param(write_tiny_retrieval, marks=pytest.mark.slow)],
+)
 def test_command_exports_what_was_trained(write, tmp_path, capsys):
     config = write(tmp_path)
     torch.manual_seed(1)

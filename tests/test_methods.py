@@ -48,12 +48,20 @@ METHODS = [
     Method('STOPCLIPViT', 6_533_632, tower=dict(checkpoint=True)),
     Method('DeepPromptCLIPViT', 73_728, tower=dict(merge=2, checkpoint=True)),
 ]
-every_method = pytest.mark.parametrize(
+
+
+def name_of(method):
+    options = [*method.options.values(), *method.tower.items()]
+    return '-'.join([method.name, *map(str, options)])
+
+
+every_method = pytest.mark.parametrize('method', METHODS, ids=name_of)
+# Where each takes long: those that share least in the fast suite, the rest in the slow.
+FEW = METHODS[0], METHODS[8], METHODS[10], METHODS[12]
+few_methods = pytest.mark.parametrize(
     'method',
-    METHODS,
-    ids=lambda m: '-'.join(
-        [m.name, *map(str, [*m.options.values(), *m.tower.items()])]
-    ),
+    [m if m in FEW else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+    ids=name_of,
 )
 
 
@@ -194,7 +202,7 @@ def test_a_method_around_a_method_keeps_padding_hidden():
     assert not torch.allclose(model(videos), alone, atol=1e-2)
 
 
-@every_method
+@few_methods
 def test_compiles_whole_and_once(method):
     """No graph break, and no recompilation for another number of prompts."""
     torch._dynamo.reset()

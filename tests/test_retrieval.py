@@ -254,6 +254,7 @@ def test_training_has_pairs_and_testing_videos(config):
     assert videos[3]['inputs']['text'].shape == (10, 16)
 
 
+@pytest.mark.slow
 def test_trains_and_tests_through_the_tools(config, tmp_path):
     done = run(sys.executable, ROOT / 'tools/train.py', config, '--work-dir', tmp_path)
     assert done.returncode == 0, done.stderr

@@ -125,6 +125,7 @@ for name, *arguments in (('train', config), ('test', config, checkpoint)):
 """
 
 
+@pytest.mark.slow
 def test_mmaction2s_own_tools(config, trained, tmp_path):
     package = importlib.util.find_spec('mmaction').submodule_search_locations[0]
     tools, checkpoint = Path(package, '.mim', 'tools'), tmp_path / 'epoch_2.pth'

@@ -13,7 +13,7 @@ a config's ``_base_`` is resolved before any code of ours can run, so the requir
 
 import functools
 
-from . import checkpoints, distributed, mmaction2
+from . import checkpoints, distributed, mmaction2, numpy2
 from .reader import CheckpointError, read_structure
 
 __all__ = ['CheckpointError', 'apply', 'read_structure']
@@ -32,3 +32,4 @@ def apply() -> None:
     distributed.launch_on_cpu()
     distributed.wrap_on_cpu()
     distributed.write_metrics_once()
+    numpy2.apply()

@@ -6,6 +6,7 @@ the peak memory of one contestant, so that every peak has a process of its own:
     python tools/analysis/benchmark_model.py '{"name": "stop-joint", "arch": ...}'
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -268,6 +269,8 @@ def peak_of(work: Callable[[], Any], device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
+    # What the C library keeps of freed memory would hide what is taken anew.
+    ctypes.CDLL(None).malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')
     before = _resident('VmRSS')
     work()
