@@ -31,6 +31,7 @@ counts = load_script('benchmark_counts')
 data = load_script('benchmark_pipeline')
 reading = load_script('benchmark_reading')
 report_script = load_script('benchmark_report')
+shrinking = load_script('benchmark_shrinking')
 benchmark = load_script('benchmark')
 retrieval = load_script('benchmark_retrieval')
 
@@ -520,3 +521,16 @@ def test_rankings_agree_where_each_video_has_one_caption(tmp_path, capsys):
     with pytest.raises(SystemExit):
         retrieval.main(['--videos', '0'])
     assert '--videos 0: it is at least 1' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_smaller_videos_are_measured_beside_whole_ones(capsys):
+    quick = ['--workers', '0', '--videos', '4', '--repeats', '1']
+    rows = shrinking.main(quick, reading.Made('1 s', 1, 320, 240))
+    assert [(row['videos'], row['decoder']) for row in rows] == [
+        (videos, decoder)
+        for videos in ('whole', 'small', 'small, 3 fps')
+        for decoder in ('pyav', 'decord')
+    ]
+    assert all(row['videos_per_s'] > 0 for row in rows)
+    assert capsys.readouterr().out.count('\n') == 7

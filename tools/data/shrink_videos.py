@@ -12,6 +12,7 @@ and 2 if the run ended early.
 """
 
 import argparse
+import errno
 import fcntl
 import os
 import shutil
@@ -20,19 +21,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Optional
 
+from shrinking import remove_parts, shrink
+from shrinking_encoder import container_of
 from tqdm import tqdm
 
 from mmstop.apis.reading import list_videos
 from mmstop.datasets.sandbox import try_videos
 from mmstop.errors import ConfigError
-
-if find_spec('av'):
-    from shrinking import remove_parts, shrink
-    from shrinking_encoder import container_of
 
 SAMPLE = 16  # videos that are made first and tell how much space all will take
 
@@ -56,10 +54,8 @@ def check_args(args: argparse.Namespace) -> None:
     """Check what the command line says.
 
     Raises:
-        ConfigError: an argument is at fault, or a package is missing.
+        ConfigError: an argument is at fault.
     """
-    if not find_spec('av'):
-        raise ConfigError('PyAV, which encodes the videos, is missing: pip install av')
     if args.short_side < 16 or args.short_side % 2:
         raise ConfigError(
             f'--short-side {args.short_side}: expected an even number from 16 on'
@@ -89,20 +85,21 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another run is in it.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ConfigError(
-            f'{folder}: another run writes into it; wait for its end'
-        ) from None
-    except OSError:  # some network file systems cannot lock a folder
-        pass
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    path = folder / '.lock'
+    with path.open('a') as file:
+        try:
+            # Not flock, which the processes that encode would hold beyond a kill.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError(
+                    f'{folder}: another run writes into it; wait for its end'
+                ) from None
+            # Some network file systems have no locks.
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def shrink_all(args: argparse.Namespace, names: Sequence[str]) -> dict[str, str]:
