@@ -5,6 +5,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -191,21 +192,20 @@ def test_folder_of_someone_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize('harm', ['interrupted', 'video lost', 'annotation changed'])
-def test_incomplete_data_set_is_redone(tmp_path, monkeypatch, harm):
-    monkeypatch.setattr(ms, 'SEEN_PAIRS', ms.SEEN_PAIRS[:1])
-    monkeypatch.setattr(ms.write_split, '__defaults__', (0, ms.SEEN_PAIRS, 1))
-    out = tmp_path / 'out'
-    assert ms.write_data_set(out, {'test': 1})
+def test_incomplete_data_set_is_redone(tmp_path, harm):
+    task = ms.MOVING_SHAPES._replace(seen=ms.SEEN_PAIRS[:1])
+    write, out = partial(ms.write_data_set, task=task), tmp_path / 'out'
+    assert write(out, {'test': 1})
     if harm == 'interrupted':
         (out / 'meta.json').rename(out / 'meta.started')
     elif harm == 'video lost':
         (out / 'videos' / 'test' / '00003.mp4').unlink()
     else:
         (out / 'test.txt').write_text('')
-    assert ms.write_data_set(out, {'test': 1})
+    assert write(out, {'test': 1})
     assert len(labels_of(out, 'test')) == len(list(out.rglob('*.mp4'))) == 9
-    assert not ms.write_data_set(out, {'test': 1})
-    assert ms.write_data_set(out, {'test': 1}, seed=1, overwrite=True)
+    assert not write(out, {'test': 1})
+    assert write(out, {'test': 1}, seed=1, overwrite=True)
 
 
 def test_captions_of_stills_never_speak_of_motion():

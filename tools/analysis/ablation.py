@@ -3,9 +3,13 @@
     python tools/analysis/ablation.py configs/stop_moving_shapes.py
     python tools/analysis/ablation.py configs/stop_moving_shapes_retrieval.py \\
         --metric retrieval/t2v/R1
+    python tools/analysis/ablation.py configs/stop_moving_shapes.py --rows both \\
+        --vary num_spatial=2 num_spatial=12 depth=1 --json docs/ablations.json
 
 Every run is one of tools/train.py and one of tools/test.py with the checkpoint that
-scored best in validation. Finished runs are reused, unfinished ones resumed.
+scored best in validation. Finished runs are reused, unfinished ones resumed. With
+``--json`` all metrics of every run are added to a file as soon as it is done, which
+tools/analysis/ablation_report.py makes tables of.
 """
 
 import argparse
@@ -18,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
+from threading import Lock
 from typing import Optional
 
 from mmstop.engine.checks import ConfigError
@@ -31,7 +36,8 @@ ROWS = {  # name -> what differs from the config
     'both, hard selection': ('selection=hard',),
     'both, random frozen video tower': ('clip.weights=None',),
     'both, merged patches': ('clip.merge=4',),
-    'both, prompts at every block': ('depth=None',),
+    'both, prompts at the input': ('depth=1',),
+    'both, prompts at two blocks': ('depth=2',),
     "both, Figure 2's prompters": ('prompter=figure',),
     'both, bounded spatial prompts': ('strength=0.3',),
 }
@@ -40,6 +46,14 @@ ROWS = {  # name -> what differs from the config
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rows', nargs='+', choices=ROWS, default=list(ROWS))
+    parser.add_argument(
+        '--vary',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='a row more for each of these arguments of the backbone',
+    )
+    parser.add_argument('--json', type=Path, help='file to which results are added')
     add_run_arguments(parser, Path('work_dirs/ablation'))
     return parser.parse_args(argv)
 
@@ -63,29 +77,51 @@ def add_run_arguments(parser: argparse.ArgumentParser, work_dir: Path) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
+    rows = {row: ROWS[row] for row in args.rows}
+    rows |= {f'both, {option}': (option,) for option in args.vary}
+    adding = Lock()
+
+    def run_one(row: str, seed: int) -> float:
+        name = re.sub('[^a-zA-Z0-9.]+', '-', row)
+        options = [f'model.backbone.{option}' for option in rows[row]]
+        metrics = measure(args, name, options, seed, trained=row != 'neither')
+        if args.json:
+            with adding:
+                add_result(args, row, seed, metrics)
+        return metrics[args.metric]
+
     with ThreadPoolExecutor(args.jobs) as pool:
         futures = {
-            (row, seed): pool.submit(
-                measure,
-                args,
-                re.sub('[^a-zA-Z0-9]+', '-', row),
-                [f'model.backbone.{option}' for option in ROWS[row]],
-                seed,
-                trained=row != 'neither',
-            )
+            (row, seed): pool.submit(run_one, row, seed)
             for seed in args.seeds
-            for row in args.rows
+            for row in rows
             if row != 'neither' or seed == args.seeds[0]  # nothing random in it
         }
         results = {key: future.result() for key, future in futures.items()}
     print(f'| {args.config} | {args.metric}, mean | seeds {args.seeds} |')
     print('| --- | --- | --- |')
-    for row in args.rows:
+    for row in rows:
         values = [
             percent(args.metric) * v for (name, _), v in results.items() if name == row
         ]
         each = ', '.join(f'{value:.1f}' for value in values)
         print(f'| {row} | {mean(values):.1f} | {each} |')
+
+
+def add_result(
+    args: argparse.Namespace, row: str, seed: int, metrics: dict[str, float]
+) -> None:
+    """Add a run to ``args.json``: config -> row -> seed -> metrics of the test."""
+    found = json.loads(args.json.read_text()) if args.json.exists() else {}
+    name = ' '.join([Path(args.config).stem, *args.test_options])
+    found.setdefault(name, {}).setdefault(row, {})[str(seed)] = {
+        metric: round(value, 6)
+        for metric, value in metrics.items()
+        if '/' in metric  # and not what it took to load data
+    }
+    part = args.json.with_suffix('.part')
+    part.write_text(json.dumps(found, indent=1, sort_keys=True) + '\n')
+    part.replace(args.json)
 
 
 def percent(metric: str) -> int:
@@ -99,8 +135,8 @@ def measure(
     options: Sequence[str],
     seed: int,
     trained: bool = True,
-) -> float:
-    """Train and test a variant with one seed; return the metric on the test split.
+) -> dict[str, float]:
+    """Train and test a variant with one seed; return the metrics on the test split.
 
     Args:
         args: with what :func:`add_run_arguments` adds.
@@ -136,7 +172,7 @@ def measure(
     print(
         f'{name}, seed {seed}: {args.metric} {value:.4f}', file=sys.stderr, flush=True
     )
-    return value
+    return metrics
 
 
 def run(args: argparse.Namespace, work_dir: Path, tool: str, *arguments: str) -> None:

@@ -29,10 +29,11 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
@@ -43,6 +44,7 @@ NUM_FRAMES = 24
 FPS = 12
 GALLERY = 200  # videos
 ANNOTATIONS = ('.txt', '.json', '_gallery.json')
+SHARES = {'train': 7, 'val': 1, 'test': 2, 'unseen': 1}  # x 216 videos
 VERSION = 1  # of the pictures: raise it whenever the same seed draws other pixels
 
 SHAPES = ('circle', 'square', 'triangle', 'cross', 'ring', 'diamond')
@@ -135,13 +137,24 @@ def outside(shape: int, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarr
 
 def render(scene: Scene, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw the scene with its shape at (T, 2) places: (T, SIZE, SIZE, 3) uint8 RGB."""
+    return add_noise(paint(scene.background.astype(np.float32), scene, places), rng)
+
+
+def paint(background: np.ndarray, scene: Scene, places: np.ndarray) -> np.ndarray:
+    """Draw the scene's shape at (T, 2) places: (T, SIZE, SIZE, 3), float32 RGB.
+
+    The background is float32, of one frame or of T.
+    """
     half, pixel = SIZE / 2, np.arange(SIZE) + 0.5
     x = (pixel - places[:, :1] + half) % SIZE - half  # (T, SIZE), the short way round
     y = (pixel - places[:, 1:] + half) % SIZE - half
     edge = outside(scene.shape, x[:, None, :], y[:, :, None], scene.radius)
     alpha = (0.5 - edge).clip(0, 1)[..., None].astype(np.float32)  # anti-aliased
-    background = scene.background.astype(np.float32)
-    frames = background + alpha * (scene.rgb.astype(np.float32) - background)
+    return background + alpha * (scene.rgb.astype(np.float32) - background)
+
+
+def add_noise(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn float32 frames into noisy uint8 ones."""
     frames += 6 * rng.standard_normal(frames.shape, dtype=np.float32)
     return (frames + 0.5).clip(0, 255).astype(np.uint8)
 
@@ -163,10 +176,28 @@ def with_article(noun: str) -> str:
     return f'an {noun}' if noun[0] in 'aeiou' else f'a {noun}'
 
 
-def caption(pair: Pair, motion: int) -> str:
+def caption(pair: Pair, label: int, classes: Sequence[str] = CLASSES) -> str:
     """Describe a video, such as 'a red circle moving to the left'."""
     noun = f'{list(COLOURS)[pair[1]]} {SHAPES[pair[0]]}'
-    return f'{with_article(noun)} {CLASSES[motion]}'
+    return f'{with_article(noun)} {classes[label]}'
+
+
+class Task(NamedTuple):
+    """What the videos of a data set are asked for."""
+
+    classes: tuple[str, ...]  # in label order
+    seen: tuple[Pair, ...]  # of the shape that is asked for
+    unseen: tuple[Pair, ...]  # in the split of this name alone
+    # (generator, pair, label) -> frames, (T, SIZE, SIZE, 3), uint8 RGB
+    film: Callable[[np.random.Generator, Pair, int], np.ndarray]
+
+
+def film(rng: np.random.Generator, pair: Pair, motion: int) -> np.ndarray:
+    """Draw a video of one shape and its motion: (T, SIZE, SIZE, 3), uint8 RGB."""
+    return render_clip(draw_scene(rng, pair, motion), rng)
+
+
+MOVING_SHAPES = Task(CLASSES, SEEN_PAIRS, UNSEEN_PAIRS, film)
 
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
@@ -183,10 +214,14 @@ def scene_of(
 
 
 def split_order(
-    seed: int, split: str, pairs: Sequence[Pair], repeats: int
+    seed: int,
+    split: str,
+    pairs: Sequence[Pair],
+    repeats: int,
+    num_classes: int = len(CLASSES),
 ) -> list[tuple[Pair, int]]:
-    """List (pair, motion) of every video of a split, balanced and shuffled."""
-    videos = [(p, m) for p in pairs for m in range(len(CLASSES))] * repeats
+    """List (pair, label) of every video of a split, balanced and shuffled."""
+    videos = [(p, label) for p in pairs for label in range(num_classes)] * repeats
     order = np.random.default_rng([seed, zlib.crc32(split.encode())])
     return [videos[i] for i in order.permutation(len(videos))]
 
@@ -221,26 +256,27 @@ def write_split(
     seed: int = 0,
     pairs: Sequence[Pair] = SEEN_PAIRS,
     workers: int = 2,
+    task: Task = MOVING_SHAPES,
 ) -> None:
     """Write the videos and the annotation files of one split.
 
-    Every motion of each of ``pairs`` appears ``repeats`` times. UNSEEN_PAIRS makes a
-    split that asks whether motion was learnt apart from appearance.
+    Every class of each of ``pairs`` appears ``repeats`` times. Unseen pairs make a
+    split that asks whether the classes were learnt apart from appearance.
     """
     folder = out / 'videos' / split
     folder.mkdir(parents=True, exist_ok=True)
-    videos = split_order(seed, split, pairs, repeats)
+    videos = split_order(seed, split, pairs, repeats, len(task.classes))
 
     def write(index: int) -> None:
-        scene, rng = scene_of(seed, split, index, *videos[index])
-        encode(folder / f'{index:05d}.mp4', render_clip(scene, rng))
+        frames = task.film(generator(seed, split, index), *videos[index])
+        encode(folder / f'{index:05d}.mp4', frames)
 
     with ThreadPool(workers) as pool:
         written = pool.imap(write, range(len(videos)))
         list(tqdm(written, desc=split, total=len(videos), unit='video'))
     named = {f'{split}/{i:05d}.mp4': video for i, video in enumerate(videos)}
-    lines = [f'{name} {motion}\n' for name, (_, motion) in named.items()]
-    captions = {name: [caption(*video)] for name, video in named.items()}
+    lines = [f'{name} {label}\n' for name, (_, label) in named.items()]
+    captions = {name: [caption(*video, task.classes)] for name, video in named.items()}
     _replace_text(out / f'{split}.txt', ''.join(lines))
     for end, shown in (('', captions), ('_gallery', gallery(captions))):
         text = json.dumps(shown, indent=0) + '\n'
@@ -285,12 +321,15 @@ def write_data_set(
     seed: int = 0,
     workers: int = 2,
     overwrite: bool = False,
+    task: Task = MOVING_SHAPES,
 ) -> bool:
     """Write the data set unless it is there; tell whether anything was written.
 
-    ``splits`` says for each split how many videos there are of every (pair, motion).
+    ``splits`` says for each split how many videos there are of every (pair, label).
     """
     parameters = {'version': VERSION, 'seed': seed, 'splits': splits}
+    if task is not MOVING_SHAPES:
+        parameters['classes'] = list(task.classes)
     meta, started = out / 'meta.json', out / 'meta.started'
     if not overwrite and _is_complete(out, parameters):
         return False
@@ -304,37 +343,44 @@ def write_data_set(
     meta.unlink(missing_ok=True)
     for split, repeats in splits.items():
         shutil.rmtree(out / 'videos' / split, ignore_errors=True)
-        pairs = UNSEEN_PAIRS if split == 'unseen' else SEEN_PAIRS
-        write_split(out, split, repeats, seed, pairs, workers)
-    _replace_text(out / 'classes.txt', ''.join(f'{name}\n' for name in CLASSES))
+        pairs = task.unseen if split == 'unseen' else task.seen
+        write_split(out, split, repeats, seed, pairs, workers, task)
+    _replace_text(out / 'classes.txt', ''.join(f'{name}\n' for name in task.classes))
     found = {'parameters': parameters, 'sha256': _digest(out, list(splits))}
     _replace_text(meta, json.dumps(found, indent=2) + '\n')
     started.unlink()
     return True
 
 
-def main() -> None:
-    """Run the command line."""
+def main(
+    description: str = __doc__.splitlines()[0],
+    out: Path = Path('data/moving_shapes'),
+    task: Task = MOVING_SHAPES,
+    argv: Optional[Sequence[str]] = None,
+) -> None:
+    """Run the command line for a task."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
+        description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add('--out', type=Path, default=Path('data/moving_shapes'))
-    add('--train', type=int, default=7, help='x 216 videos')
-    add('--val', type=int, default=1, help='x 216 videos')
-    add('--test', type=int, default=2, help='x 216 videos')
-    add('--unseen', type=int, default=1, help='x 216 videos of other pairs')
+    add('--out', type=Path, default=out)
+    for name, share in SHARES.items():
+        pairs = task.unseen if name == 'unseen' else task.seen
+        times = len(pairs) * len(task.classes)
+        add(f'--{name}', type=int, default=share * 216 // times, help=f'x {times}')
     add('--seed', type=int, default=0)
     add('--workers', type=int, default=2, help='threads')
     add('--overwrite', action='store_true', help='replace one of other settings')
-    args = parser.parse_args()
-    splits = {name: getattr(args, name) for name in ('train', 'val', 'test', 'unseen')}
+    args = parser.parse_args(argv)
+    splits = {name: getattr(args, name) for name in SHARES}
     try:
-        new = write_data_set(args.out, splits, args.seed, args.workers, args.overwrite)
+        new = write_data_set(
+            args.out, splits, args.seed, args.workers, args.overwrite, task
+        )
     except FileExistsError as error:
         parser.error(str(error))
-    total = sum(splits.values()) * len(SEEN_PAIRS) * len(CLASSES)
+    total = sum(splits.values()) * len(task.seen) * len(task.classes)
     print(f'{args.out}: {total} videos {"written" if new else "there already"}')
 
 

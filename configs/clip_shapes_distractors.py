@@ -1,0 +1,10 @@
+# Zero-shot: nothing trains, and tools/test.py needs no checkpoint.
+_base_ = [
+    '_base_/models/moving_shapes_recognizer.py',
+    '_base_/datasets/shapes_distractors.py',
+    '_base_/default_runtime.py',
+]
+model = dict(
+    cls_head=dict(classes={{_base_.classes}}, template='a video of a red shape {}')
+)
+train_dataloader = None

@@ -1,0 +1,12 @@
+_base_ = [
+    '_base_/models/moving_shapes_recognizer.py',
+    '_base_/datasets/shapes_tempo.py',
+    '_base_/schedules/moving_shapes.py',
+    '_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        _delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}}
+    ),
+    cls_head=dict(classes={{_base_.classes}}),
+)

@@ -1,0 +1,116 @@
+"""Write the two harder kin of moving-shapes, which need more than the frames' order.
+
+    python tools/data/harder_shapes.py distractors
+    python tools/data/harder_shapes.py tempo
+
+write ``data/shapes_distractors`` and ``data/shapes_tempo``, in the form and by the
+rules of ``moving_shapes.py``.
+
+**distractors**: a red shape and two of other colours move over a drifting background,
+each in a motion of its own; the class is the motion of the red one. Whoever sees all
+three motions and not whose they are is right once in three. Whoever sees the frames and
+not their order cannot tell a motion from its opposite: at most 5 in 9.
+
+**tempo**: one shape moves forth and back along a line, once or twice, or all the way,
+faster and faster or slower and slower. Forth and back, once or twice, visits the same
+24 places, and slowing down is speeding up played backwards. So whoever sees all frames
+and not their order is right once in two, of six frames two times in three. One frame
+tells nothing: 1 in 4.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Optional
+
+import cv2
+import moving_shapes as one
+import numpy as np
+from moving_shapes import NUM_FRAMES, SIZE, Pair
+
+RED = list(one.COLOURS).index('red')
+TEMPI = (
+    'moving forth and back once',
+    'moving forth and back twice',
+    'moving faster and faster',
+    'moving slower and slower',
+)
+
+
+def film_distractors(rng: np.random.Generator, pair: Pair, motion: int) -> np.ndarray:
+    """Draw a red shape among two others: (T, SIZE, SIZE, 3), uint8 RGB."""
+    motions = rng.permutation(np.delete(np.arange(len(one.CLASSES)), motion))[:2]
+    colours = rng.permutation(np.delete(np.arange(len(one.COLOURS)), RED))[:2]
+    scenes = [
+        one.draw_scene(rng, (rng.integers(len(one.SHAPES)), colour), other)
+        for colour, other in zip(colours, motions)
+    ]
+    scenes.append(one.draw_scene(rng, pair, motion))  # in front of the others
+    frames = drift(rng)
+    for scene in scenes:
+        smaller = replace(scene, radius=0.75 * scene.radius)  # for three to have room
+        frames = one.paint(frames, smaller, one.centres(scene))
+    return one.add_noise(frames, rng)
+
+
+def drift(rng: np.random.Generator) -> np.ndarray:
+    """Draw a texture that drifts on the torus: (T, SIZE, SIZE, 3), float32."""
+    mean = rng.uniform(60, 110) + rng.uniform(-12, 12, 3)
+    tile = mean + rng.normal(0, 14, (4, 4, 3))
+    texture = cv2.resize(
+        np.tile(tile, (3, 3, 1)), (3 * SIZE, 3 * SIZE), interpolation=cv2.INTER_CUBIC
+    )[SIZE : 2 * SIZE, SIZE : 2 * SIZE]
+    angle, travel = rng.uniform(0, 2 * np.pi), rng.uniform(10, 30)
+    steps = np.linspace(0, travel, NUM_FRAMES)
+    shifts = np.stack([steps * np.sin(angle), steps * np.cos(angle)], 1).round()
+    frames = [np.roll(texture, shift, (0, 1)) for shift in shifts.astype(int)]
+    return np.stack(frames).astype(np.float32)
+
+
+def film_tempo(rng: np.random.Generator, pair: Pair, tempo: int) -> np.ndarray:
+    """Draw a shape on a line, in a direction that tells nothing."""
+    direction = rng.integers(len(one.CLASSES) - 1)
+    scene = one.draw_scene(rng, pair, direction)
+    way = scene.travel * course(tempo)[:, None]
+    places = (scene.start + way * np.array(one.MOTIONS[one.CLASSES[direction]])) % SIZE
+    return one.render(scene, places, rng)
+
+
+def course(tempo: int) -> np.ndarray:
+    """Follow a tempo along its line: (T,), in [0, 1]."""
+    half = NUM_FRAMES // 2
+    time = np.linspace(0, 1, NUM_FRAMES)
+    if tempo == 0:
+        places = np.arange(half)
+        return np.concatenate([places, places[::-1]]) / (half - 1)
+    if tempo == 1:  # every place twice as well, the odd ones on the way back
+        places = np.concatenate([np.arange(0, half, 2), np.arange(1, half, 2)[::-1]])
+        return np.tile(places, 2) / (half - 1)
+    return time**2 if tempo == 2 else 1 - (1 - time) ** 2
+
+
+TASKS = {
+    'distractors': one.Task(
+        one.CLASSES,
+        tuple((shape, RED) for shape in (0, 2, 4)),
+        tuple((shape, RED) for shape in (1, 3, 5)),
+        film_distractors,
+    ),
+    'tempo': one.Task(TEMPI, one.SEEN_PAIRS, one.UNSEEN_PAIRS, film_tempo),
+}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Run the command line of the task that comes first."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], add_help=False
+    )
+    parser.add_argument('task', choices=TASKS)
+    args, rest = parser.parse_known_args(argv)
+    out = Path(f'data/shapes_{args.task}')
+    one.main(f'Write the shapes of {args.task}.', out, TASKS[args.task], rest)
+
+
+if __name__ == '__main__':
+    main()
