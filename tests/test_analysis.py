@@ -134,15 +134,24 @@ def test_ablation_tests_its_runs_otherwise(tmp_path, capsys):
 @pytest.mark.slow
 def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
     arguments = [str(config), '--seeds', '0', '1', '--work-dir', str(tmp_path)]
+    arguments += ['--rows', 'neither', '--vary', 'num_spatial=0']
+    arguments += ['--json', str(tmp_path / 'found.json')]
     ablation = load_tool('ablation')
-    ablation.main([*arguments, '--rows', 'neither', 'temporal only'])
+    ablation.main(arguments)
     first = capsys.readouterr().out
     results = [
         100 * json.loads(path.read_text())['acc/top1']
-        for path in sorted(tmp_path.glob('*/temporal-only-seed*/result.json'))
+        for path in sorted(tmp_path.glob('*/both-num-spatial-0-seed*/result.json'))
     ]
     each = ', '.join(f'{value:.1f}' for value in results)
-    assert re.search(rf'\| temporal only \| {sum(results) / 2:.1f} \| {each} \|', first)
+    row = rf'\| both, num_spatial=0 \| {sum(results) / 2:.1f} \| {each} \|'
+    assert len(results) == 2 and re.search(row, first)
+    found = json.loads((tmp_path / 'found.json').read_text())
+    assert list(found) == [config.stem] and set(found[config.stem]['neither']) == {'0'}
+    assert [
+        100 * found[config.stem]['both, num_spatial=0'][seed]['acc/top1']
+        for seed in '01'
+    ] == pytest.approx(results, abs=1e-3)
     config.unlink()  # finished runs need nothing any more
-    ablation.main([*arguments, '--rows', 'neither', 'temporal only'])
+    ablation.main(arguments)
     assert capsys.readouterr().out == first

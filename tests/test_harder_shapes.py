@@ -1,4 +1,4 @@
-"""The two harder kin of moving-shapes: what their videos show, and what the blind see."""
+"""The two harder kin of moving-shapes: what they show, and what the blind see."""
 
 import sys
 from collections import Counter, defaultdict

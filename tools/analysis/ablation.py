@@ -38,6 +38,7 @@ ROWS = {  # name -> what differs from the config
     'both, merged patches': ('clip.merge=4',),
     'both, prompts at the input': ('depth=1',),
     'both, prompts at two blocks': ('depth=2',),
+    'both, prompts at every block': ('depth=None',),
     "both, Figure 2's prompters": ('prompter=figure',),
     'both, bounded spatial prompts': ('strength=0.3',),
 }

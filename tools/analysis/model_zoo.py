@@ -61,6 +61,8 @@ DATA_SETS = {
     'moving_shapes': 'Moving Shapes',
     'moving_shapes_retrieval': 'Moving Shapes, captions',
     'msrvtt': 'MSR-VTT 1k-A',
+    'shapes_distractors': 'Shapes among distractors',
+    'shapes_tempo': 'Shapes in four tempi',
     'ssv2': 'Something-Something V2',
     'ucf101': 'UCF101',
     'ucf101_split2': 'UCF101, split 2',
