@@ -4,7 +4,7 @@ _base_ = [
     '_base_/schedules/moving_shapes.py',
     '_base_/default_runtime.py',
 ]
-# Prompts at the input only: with them the figures in README and docs were measured.
+# Prompts at the input only: README and docs report these.
 model = dict(
     backbone=dict(
         _delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}}, depth=1

@@ -52,24 +52,38 @@ def test_index_of_mim_lists_the_configs_that_exist():
     assert measured['stop_moving_shapes'] == {'top-1': 83.0}
 
 
-def test_figures_are_the_readme_s():
+def test_figures_are_those_of_the_readme_and_the_results():
     readme = (ROOT / 'README.md').read_text()
+    results = (ROOT / 'docs' / 'results.md').read_text()
     paper = {name.removeprefix('stop_'): x for name, x in model_zoo.PAPER.items()}
     recognition = [paper[name] for name in ('hmdb51', 'ucf101', 'ssv2')]
-    assert '| both | {} | {} | {} |'.format(*recognition) in readme
+    assert '| both | {} | {} | {} |'.format(*recognition) in results
     for name, title in (
         ('msrvtt', 'MSR-VTT'),
         ('activitynet', 'ActivityNet'),
         ('didemo', 'DiDeMo'),
         ('vatex', 'VATEX'),
     ):
-        assert f'| {title} | {paper[name]} ' in readme
+        assert f'| {title} | {paper[name]} ' in results
     ours = model_zoo.MEASURED
-    assert f'| both | {ours["stop_moving_shapes"]} |' in readme
+    both = [ours['stop_moving_shapes'], *recognition]
+    assert '| both | {} | {} | {} | {} |'.format(*both) in readme
+    assert f'| both | {both[0]} |' in results
     assert f'frozen CLIP   {ours["clip_moving_shapes"]} %' in readme
     for name, row in (('clip', 'frozen CLIP, zero-shot'), ('stop', 'STOP')):
         figure = ours[f'{name}_moving_shapes_retrieval']
-        assert re.search(rf'^\| {row} \| [\d., ]+ \| {figure} \|', readme, re.M)
+        assert re.search(rf'^\| {row} \| [\d., ]+ \| {figure} \|', results, re.M)
+
+
+def test_readme_is_a_front_page():
+    """It is read in minutes, and its table says what the results' page says."""
+    readme = (ROOT / 'README.md').read_text()
+    assert len(readme.split()) <= 1000
+    results = (ROOT / 'docs' / 'results.md').read_text()
+    for row in ('neither', 'spatial only', 'temporal only', 'both'):
+        found = re.search(rf'^\| {row} \| ([\d.]+) \| (.*)', readme, re.M)
+        assert re.search(rf'^\| {row}.* \| {found[1]} \|', results, re.M)
+        assert f'| {row} | {found[2]}' in results
 
 
 # --- The code on the pages ----------------------------------------------------------
@@ -146,7 +160,7 @@ def test_links_out_of_docs_work_in_the_site(site):
     source = ROOT / 'mmstop' / 'engine' / 'ending.py'
     assert (page.parent / link).read_text() == source.read_text()
     readme = (site / 'repository' / 'index.html').read_text()
-    assert 'href="../own_videos/"' in readme and 'src="../speed.png"' in readme
+    assert 'href="../own_videos/"' in readme and 'src="../pictures/moving.png"' in readme
 
 
 @pytest.mark.parametrize(

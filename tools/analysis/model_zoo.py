@@ -79,7 +79,7 @@ PAPER = {
     'stop_ucf101': 95.3,
     'stop_vatex': 57.5,
 }
-# The same, measured with this repository; the README says by which commands.
+# The same, measured with this repository; docs/results.md says by which commands.
 MEASURED = {
     'clip_moving_shapes': 12.0,
     'clip_moving_shapes_retrieval': 7.0,
@@ -98,7 +98,7 @@ Every config of `configs/`, listed by `python tools/analysis/model_zoo.py`.
 - *paper*: what the STOP paper reports, the target of the config; beside the first split
   only;
 - *measured*: what was measured with this repository, for STOP the mean of three seeds;
-  the [README](../README.md#what-was-reproduced-and-what-was-not) has the commands.
+  [Results](results.md) has the commands.
 
 Figures are top-1 accuracy (recognition) or text-to-video recall at 1 (retrieval), in %.
 No checkpoints are published. Where the package is installed without `-e`,
