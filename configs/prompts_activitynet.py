@@ -1,4 +1,4 @@
-# Static deep prompts, the paper's foil.
+# Static deep prompts, a baseline of the paper.
 _base_ = [
     '_base_/models/clip_retriever.py',
     '_base_/datasets/activitynet.py',

@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
+import mmstop  # noqa: F401  (patches dependencies and registers the parts)
 from mmstop.datasets import VideoError
 from mmstop.datasets.workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config

@@ -19,7 +19,7 @@ from typing import NamedTuple, Optional
 from mmengine.config import Config
 from tqdm import tqdm
 
-import mmstop  # noqa: F401  (mends the packages below it and registers the parts)
+import mmstop  # noqa: F401  (patches dependencies and registers the parts)
 from mmstop.datasets import AnnotationError, load_captions
 from mmstop.datasets.sandbox import try_videos
 from mmstop.engine.checks import ConfigError, load_config

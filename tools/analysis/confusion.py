@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
-import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
+import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.evaluation import ConfusionMatrix  # isort: skip
 

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
+import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.apis import init_recognizer  # isort: skip
 

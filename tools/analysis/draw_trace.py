@@ -17,7 +17,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from PIL import Image
 
-import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
+import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip

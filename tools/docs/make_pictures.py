@@ -14,7 +14,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 
-import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
+import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip
