@@ -1,4 +1,4 @@
-"""Static deep prompts: the same learned tokens for every video, a baseline of the paper.
+"""Static deep prompts, a baseline of the paper: the same tokens for every video.
 
 "Visual Prompt Tuning", ECCV 2022, https://arxiv.org/abs/2203.12119, its deep variant:
 every block has prompts of its own and drops the block's outputs at their places.
