@@ -155,3 +155,39 @@ def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
     config.unlink()  # finished runs need nothing any more
     ablation.main(arguments)
     assert capsys.readouterr().out == first
+
+
+def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ANALYSIS)  # where it finds the other tools
+    report = load_tool('ablation_report')
+    acc = [{'acc/top1': x, 'acc/mean1': 0.0} for x in (0.5, 0.6, 0.1, 0.7, 0.2)]
+    found = {
+        'stop_moving_shapes': {
+            'both, num_spatial=2': {'0': acc[4]},
+            'both': {'10': acc[1], '2': acc[0], '0': acc[3]},
+            'neither': {'0': acc[2]},
+        },
+        'stop_moving_shapes_retrieval x=1': {
+            'both': {'0': {'retrieval/t2v/R1': 12.34, 'retrieval/t2v/R5': 50.0}}
+        },
+    }
+    path = tmp_path / 'found.json'
+    path.write_text(json.dumps(found))
+    report.main([str(path)])
+    page = path.with_suffix('.md').read_text()
+    assert re.findall(r'^\| (?!---)(.*) \|$', page, re.M) == [
+        '`stop_moving_shapes`, top-1 accuracy | mean | standard error | seeds',
+        'neither | 10.0 | – | 10.0',
+        'both | 60.0 | 5.8 | 70.0, 50.0, 60.0',
+        'both, num_spatial=2 | 20.0 | – | 20.0',
+        '`stop_moving_shapes_retrieval`, text-to-video R@1 | mean | standard error '
+        '| seeds',
+        'both | 12.3 | – | 12.3',
+    ]
+    assert '## Moving Shapes, captions, x=1' in page
+    assert not path.with_suffix('.png').exists()  # one value makes no line
+    found['stop_moving_shapes']['both, num_spatial=12'] = {'0': acc[0], '1': acc[1]}
+    path.write_text(json.dumps(found))
+    report.main([str(path)])
+    assert '![Accuracy by value](found.png)' in path.with_suffix('.md').read_text()
+    assert Image.open(path.with_suffix('.png')).size == (480, 384)

@@ -1,0 +1,131 @@
+"""Make docs/ablations.md and its plot from what ablation.py added to a JSON file.
+
+    python tools/analysis/ablation_report.py docs/ablations.json
+
+The page has one table per config, in the order of ablation.py's rows, with the mean
+over the seeds, its standard error, and every seed.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Optional
+
+from ablation import ROWS, percent
+from benchmark_report import COLOURS, MARKERS
+from matplotlib.figure import Figure
+from model_zoo import DATA_SETS
+
+METRICS = {'acc/top1': 'top-1 accuracy', 'retrieval/t2v/R1': 'text-to-video R@1'}
+VARIED = 'both, '  # how the rows of --vary begin
+
+HEAD = """\
+# Ablations
+
+Every figure is on the test split, in %, from the checkpoint that was best on the
+validation split. `python tools/analysis/ablation_report.py {file}` writes this page
+from the results that `tools/analysis/ablation.py CONFIG --json {file}` added;
+[Results](results.md) describes the data sets.
+"""
+
+# config -> row -> seed -> metrics
+Results = dict[str, dict[str, dict[str, dict[str, float]]]]
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('results', type=Path, help='JSON file of ablation.py')
+    args = parser.parse_args(argv)
+    results = json.loads(args.results.read_text())
+    page, picture = (args.results.with_suffix(end) for end in ('.md', '.png'))
+    has_picture = plot(results, picture)
+    text = document(results, args.results.as_posix(), picture if has_picture else None)
+    page.write_text(text)
+    print(f'{page}: {sum(map(len, results.values()))} rows')
+
+
+def document(results: Results, file: str, picture: Optional[Path]) -> str:
+    """Write the page: one section per config."""
+    parts = [HEAD.format(file=file)]
+    for config in sorted(results):
+        name, *options = config.split(' ')
+        title = ', '.join([DATA_SETS[name.split('_', 1)[1]], *options])
+        parts.append(f'## {title}\n\n{table(name, results[config])}')
+    if picture:
+        parts.append(f'## Hyper-parameters\n\n![Accuracy by value]({picture.name})\n')
+    return '\n'.join(parts)
+
+
+def table(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Make the Markdown table of one config."""
+    metric = metric_of(rows)
+    head = f'| `{config}`, {METRICS[metric]} | mean | standard error | seeds |\n'
+    lines = [head, '| --- | --- | --- | --- |\n']
+    order = list(ROWS)
+    for row in sorted(rows, key=lambda r: (order.index(r) if r in ROWS else 99, r)):
+        values = values_of(rows[row], metric)
+        seeds = ', '.join(f'{value:.1f}' for value in values)
+        error = f'{standard_error(values):.1f}' if len(values) > 1 else '–'
+        lines.append(f'| {row} | {mean(values):.1f} | {error} | {seeds} |\n')
+    return ''.join(lines)
+
+
+def metric_of(rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Return the metric that is reported, of accuracy or of retrieval."""
+    (found,) = {m for r in rows.values() for s in r.values() for m in s} & set(METRICS)
+    return found
+
+
+def values_of(seeds: dict[str, dict[str, float]], metric: str) -> list[float]:
+    """Return a metric in %, by rising seed."""
+    return [percent(metric) * seeds[seed][metric] for seed in sorted(seeds, key=int)]
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Estimate that of the mean."""
+    return stdev(values) / len(values) ** 0.5
+
+
+def plot(results: Results, path: Path) -> bool:
+    """Plot each argument that has several numeric values; say if there is any."""
+    lines: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+    for config, rows in sorted(results.items()):
+        for row, seeds in rows.items():
+            key, _, value = row.removeprefix(VARIED).partition('=')
+            if row.startswith(VARIED) and is_number(value):
+                point = (float(value), values_of(seeds, metric_of(rows)))
+                lines.setdefault(key, {}).setdefault(config, []).append(point)
+    keys = [key for key, found in lines.items() if max(map(len, found.values())) > 1]
+    if not keys:
+        return False
+    figure = Figure(figsize=(4 * len(keys), 3.2), layout='constrained')
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], sorted(keys)):
+        for i, (config, points) in enumerate(lines[key].items()):
+            points.sort()
+            axes.errorbar(
+                [value for value, _ in points],
+                [mean(values) for _, values in points],
+                [standard_error(v) if len(v) > 1 else 0 for _, v in points],
+                color=COLOURS[i],
+                marker=MARKERS[i],
+                label=config,
+            )
+        axes.set_xlabel(key)
+        axes.set_ylabel('%')
+        axes.legend(fontsize='small')
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+if __name__ == '__main__':
+    main()
