@@ -243,11 +243,17 @@ def _write(files: Mapping[Path, Captions], inputs: Iterable[Path]) -> None:
                 f'{path}: an input file, and would be written over; move it to another '
                 f'folder, such as annotations below the root'
             )
+    texts = {path: json.dumps(files[path], indent=0) + '\n' for path in files}
+    write_texts(texts)
+
+
+def write_texts(files: Mapping[Path, str]) -> None:
+    """Write all files or none, in UTF-8."""
     partials = {path.with_name(f'{path.name}.partial'): path for path in files}
     try:
         for partial, path in partials.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(files[path], indent=0) + '\n')
+            partial.write_text(files[path], 'utf-8')
         for partial, path in partials.items():
             os.replace(partial, path)
     finally:

@@ -57,15 +57,18 @@ def read_ids(path: Path) -> list[str]:
     return list(ids)
 
 
-def read_csv(path: Path, key: str, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_csv(
+    path: Path, key: str | None, columns: Sequence[str]
+) -> list[dict[str, str]]:
     """Read the rows of a CSV file with a header.
 
     Args:
-        key: the column that must not repeat itself.
+        key: the column that must not repeat itself, if there is one.
         columns: those that must be there and filled in, the key among them.
     """
     lines = csv.reader(io.StringIO(read_text(path), newline=''), strict=True)
-    rows: dict[str, dict[str, str]] = {}
+    rows: list[dict[str, str]] = []
+    keys = set()
     try:
         header = [column.strip() for column in next(lines)]
         for column in columns:
@@ -85,11 +88,12 @@ def read_csv(path: Path, key: str, columns: Sequence[str]) -> list[dict[str, str
                 )
             row = dict(zip(header, map(str.strip, fields)))
             check_fields(row, dict.fromkeys(columns, str), where)
-            if row[key] in rows:
+            if key and row[key] in keys:
                 raise AnnotationError(
                     f'{where}: {short(row[key])} occurs twice; remove one of the lines'
                 )
-            rows[row[key]] = row
+            keys.add(key and row[key])
+            rows.append(row)
     except csv.Error as error:
         raise AnnotationError(
             f'{path}: line {lines.line_num}: no CSV ({error}); mend the line or fetch '
@@ -97,7 +101,7 @@ def read_csv(path: Path, key: str, columns: Sequence[str]) -> list[dict[str, str
         ) from None
     if not rows:
         raise AnnotationError(f'{path}: only a header, no video; fetch it again')
-    return list(rows.values())
+    return rows
 
 
 def check_records(records: Any, fields: Mapping[str, type], where: str) -> None:
