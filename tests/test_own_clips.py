@@ -1,19 +1,25 @@
 """Lists of your own clips, and the page that leads from clips to answers."""
 
+import glob
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from pages import ROOT, code_of, commands_of
 from test_converters import load_script
+from test_tools import test, train
 from tiny_run import COLOURS, write_video
 
+from mmstop import cli
 from mmstop.datasets import load_captions, load_classes, load_labels
 
 load_script('own_clips')
 make_lists = load_script('make_lists')
+moving_shapes = load_script('moving_shapes')
 
 
 # --- The tool -----------------------------------------------------------------------
@@ -236,3 +242,97 @@ def test_faulty_captions_are_one_line(case, lay, tmp_path, capsys):
     assert make(folder, '--captions', tmp_path / name) == 2
     assert message in capsys.readouterr().err
     assert not [*folder.glob('*.json')]
+
+
+# --- The page -----------------------------------------------------------------------
+
+# In the bases of the page's configs: the CLIP that comes with the package instead of
+# ViT-B/32, with its sizes, and no data workers.
+TINY = {
+    "arch='ViT-B-32-quickgelu', weights='openai'": (
+        "arch='ViT-moving-shapes', weights='mmstop'"
+    ),
+    "type='CaptionTokenize', ": "type='CaptionTokenize', arch='ViT-moving-shapes', ",
+    'max_tokens = 32': 'max_tokens = 16',
+    'image_size = 224': 'image_size = 56',
+    'num_frames = 12': 'num_frames = 4',
+    'num_workers=8': 'num_workers=0',
+}
+# In the configs themselves: the same steps, but few of them.
+SHORT = {'max_epochs=10': 'max_epochs=2', 'max_epochs=5': 'max_epochs=1'}
+
+
+def replace(texts: dict[Path, str], changes: dict[str, str]) -> dict[Path, str]:
+    for old, new in changes.items():
+        assert any(old in text for text in texts.values()), old
+        texts = {path: text.replace(old, new) for path, text in texts.items()}
+    return texts
+
+
+def write_configs(folder: Path) -> None:
+    """Write the page's two configs and a copy of what they start from."""
+    bases = [*(ROOT / 'configs').rglob('_base_/**/*.py')]
+    bases += [ROOT / 'configs' / f'stop_{name}.py' for name in ('ucf101', 'msrvtt')]
+    texts = {path.relative_to(ROOT): path.read_text() for path in bases}
+    names = ('mine', 'captioned')
+    own = {
+        Path(f'configs/{name}.py'): code
+        for name, code in zip(names, code_of('own_clips.md'), strict=True)
+    }
+    for path, text in (replace(texts, TINY) | replace(own, SHORT)).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+
+
+def write_clips(folder: Path) -> None:
+    """Write clips of three motions, in folders and with captions, and one to classify.
+
+    Their classes and captions mean the same in a mirror.
+    """
+    rows = ['video,caption']
+    for motion in ('moving up', 'moving down', 'standing still'):
+        label = moving_shapes.CLASSES.index(motion)
+        for i in range(5):
+            scene, rng = moving_shapes.scene_of(0, 'own', 9 * i + label, (0, i), label)
+            path = folder / 'data/mine' / motion / f'{i}.mp4'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            moving_shapes.encode(path, moving_shapes.render_clip(scene, rng))
+            caption = moving_shapes.caption((0, i), label)
+            rows += [f'{motion}/{i},{caption}', f'{motion}/{i},{caption} here']
+    (folder / 'new').mkdir()
+    shutil.copy(folder / 'data/mine/moving up/0.mp4', folder / 'new/clip.mp4')
+    shutil.copytree(folder / 'data/mine', folder / 'data/captioned')
+    (folder / 'data/captioned/captions.csv').write_text('\n'.join(rows))
+
+
+def call(command: str) -> int:
+    """Run a command of a page in this process, with its patterns expanded."""
+    program, *words = shlex.split(command)
+    arguments = [path for word in words for path in sorted(glob.glob(word)) or [word]]
+    if program == 'mmstop':
+        return cli.main(arguments)
+    tools = {'make_lists': make_lists, 'train': train, 'test': test}
+    assert program == 'python' and (ROOT / arguments[0]).is_file()
+    return tools[Path(arguments[0]).stem].main(arguments[1:])
+
+
+@pytest.mark.slow
+def test_page_leads_from_clips_to_answers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_configs(tmp_path)
+    write_clips(tmp_path)
+    outputs = {}
+    for command in commands_of('own_clips.md'):
+        assert call(command) == 0, command
+        outputs[command.split(' --')[0]] = capsys.readouterr().out
+    lists, train, test, classify, *_ = outputs.values()
+    assert 'data/mine/train.txt: 12 videos, 4 or more of a class' in lists
+    assert 'Epoch(train) [2][1/1]' in train
+    assert 'acc/top1' in test
+    assert len(classify.splitlines()) == 3 and 'new/clip.mp4' in classify
+    for motion in ('moving up', 'moving down', 'standing still'):
+        assert motion in classify
+    *_, test, embed, search = outputs.values()
+    assert 'retrieval/t2v/R1' in test
+    found = [line for line in search.splitlines() if 'data/captioned/' in line]
+    assert len(found) == 10, 'the best ten of fifteen'
