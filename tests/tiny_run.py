@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -171,6 +172,14 @@ def write_tiny_retrieval(folder: Path) -> Path:
     path = folder / 'retrieval.py'
     Config(cfg).dump(path)
     return path
+
+
+def log_little(monkeypatch: Any) -> None:
+    """Log configs as they are and no compilers, which takes longer than a tiny run."""
+    monkeypatch.setattr(
+        'mmengine.config.config.FormatCode', lambda text, **_: (text, True)
+    )
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
 
 
 def environment(**variables: str) -> dict[str, str]:
