@@ -47,6 +47,9 @@ def test_draw_trace_draws_the_frames_of_test_videos(config, tmp_path):
     red, green, blue = picture.reshape(-1, 3).T
     assert ((red > 150) & (green < 90) & (blue < 90)).sum() > 500, 'the red video'
     assert ((blue > 150) & (green < 90) & (red < 90)).sum() > 500, 'the blue video'
+    assert picture.shape[1] == 1600 and len(picture) <= 1000
+    strips = sorted(path.name for path in out.with_suffix('').iterdir())
+    assert strips == ['000000.png', '000004.png']
 
 
 def test_picture_of_rankings_shows_what_was_found():

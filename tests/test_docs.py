@@ -121,7 +121,7 @@ def test_halted_video_repeats_its_first_frame_through_the_first_half():
 
 def test_pictures_are_small():
     pictures = list((ROOT / 'docs' / 'pictures').glob('*.png'))
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert all(path.stat().st_size < 300_000 for path in pictures)
 
 

@@ -17,19 +17,22 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from PIL import Image
 from tiny import VIT, wild
-from tiny_run import write_tiny_retrieval, write_tiny_run
+from tiny_run import COLOURS, write_tiny_retrieval, write_tiny_run
 
 from mmstop.cli import trace as command
 from mmstop.compat import reader
 from mmstop.engine.checks import ConfigError
 from mmstop.registry import HOOKS, MODELS
 from mmstop.visualization import (
+    TracedVideo,
     VideoTrace,
     cls_attention_map,
     plot_blocks,
+    plot_overview,
     plot_trace,
     to_image,
     trace_blocks,
+    trace_prediction,
     trace_video,
     write_trace_video,
 )
@@ -290,6 +293,90 @@ def test_figure_of_one_frame_and_of_a_model_without_prompts():
     assert to_image(figure).shape == tuple(
         round(100 * inches) for inches in figure.get_size_inches()[::-1]
     ) + (3,)
+
+
+# --- Several videos on one screen ---------------------------------------------------
+
+
+def boxes(figure):
+    """Return the axes of each video: band, frames, attention, bars."""
+    assert len(figure.axes) % 4 == 0
+    return [figure.axes[i : i + 4] for i in range(0, len(figure.axes), 4)]
+
+
+def test_overview_is_one_screen_that_marks_right_and_wrong():
+    videos = [
+        TracedVideo(example(T=6, seed=1), 'moving up', 0.984, 'moving up'),
+        TracedVideo(example(T=6, seed=2), 'moving up', 0.5, 'standing still'),
+        TracedVideo(example(T=6, seed=3), 'moving up', 0.5),
+        TracedVideo(example(T=6, seed=4), 'x' * 300, 0.5, 'y' * 300),
+    ]
+    figure = plot_overview(videos, 'title')
+    height, width = to_image(figure).shape[:2]
+    assert width == 1600 and 800 <= height <= 1000
+    bands = [box[0] for box in boxes(figure)]
+    said = [[text.get_text() for text in band.texts] for band in bands]
+    assert said[0] == ['✓ moving up  98%', '']
+    assert said[1] == ['✗ moving up  50%', 'label: standing still']
+    assert said[2] == ['moving up  50%', '']
+    colours = [band.get_facecolor()[:3] for band in bands]
+    assert colours[0][1] > colours[0][0] and colours[1][0] > colours[1][1]
+    assert len({*colours}) == 3 and colours[1] == colours[3]
+    for band in bands:  # no text leaves its band or covers the other
+        box = band.get_window_extent()
+        guess, label = (text.get_window_extent() for text in band.texts)
+        assert box.x0 < guess.x0 and guess.x1 < label.x0 and label.x1 < box.x1
+
+
+def test_overview_shows_what_was_prompted_and_looked_at():
+    trace = example(T=6)
+    ((_, frames, attention, bars),) = boxes(
+        plot_overview([TracedVideo(trace, 'a', 1.0, 'a')], 'title')
+    )
+    shown = np.split(np.asarray(frames.images[0].get_array()), 6, axis=1)
+    assert (np.stack(shown) == trace.frames).all()
+    for outlines in frames.collections:
+        corners = np.array([path.vertices[0] for path in outlines.get_paths()]) + 0.5
+        column, row = (corners / 8).round().astype(int).T
+        drawn = np.zeros_like(trace.region)
+        drawn[column // 4, row, column % 4] = True
+        assert (drawn == trace.region).all()
+    shown = np.split(np.asarray(attention.images[0].get_array()), 6, axis=1)
+    expected = heat_map(trace.frames, trace.attention, trace.attention.max())
+    assert (np.stack(shown) == expected).all()
+    counts = [bar.get_height() for bar in bars.patches]
+    assert counts == trace.num_prompts.tolist()
+
+
+def test_overview_of_long_clips_and_of_images():
+    videos = [TracedVideo(example(T=17), 'a', 1.0, 'a')] * 2
+    for _, frames, _, bars in boxes(plot_overview(videos, 'title')):
+        assert frames.images[0].get_array().shape == (32, 8 * 32, 3)
+        numbers = [label.get_text() for label in bars.get_xticklabels()]
+        assert numbers[0] == 'frame 1' and numbers[-1] == 'frame 17'
+        assert len(numbers) == 8 and len(bars.patches) == 16
+    image = TracedVideo(example(T=1), 'a', 1.0)
+    assert to_image(plot_overview([image] * 5, 'title')).shape[1] == 1600
+
+
+def test_prediction_of_a_model_is_that_of_its_test(tested):
+    dataset = tested.test_dataloader.dataset
+    tested.model.eval()
+    video = trace_prediction(tested.model, dataset[4])
+    (result,) = tested.model.test_step(pseudo_collate([dataset[4]]))
+    assert (video.guess, video.truth) == (
+        list(COLOURS)[result.pred_label],
+        'blue',
+    )
+    assert video.score == pytest.approx(result.pred_score.max().item())
+    assert (video.trace.region == expected(tested, 4).region).all()
+    unlabelled = dataset[4]
+    unlabelled['data_samples'].set_gt_label(-1)
+    assert trace_prediction(tested.model, unlabelled).truth is None
+    with pytest.raises(
+        ConfigError, match='a Linear predicts no classes; give .* recog'
+    ):
+        trace_prediction(torch.nn.Linear(1, 1), dataset[4])
 
 
 # --- Of a model and a video ---------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from .attention import cls_attention_map
 from .hook import VideoVisualizationHook
+from .overview import TracedVideo, plot_overview, trace_dataset, trace_prediction
 from .ranking import Found, Query, plot_rankings
 from .trace import (
     VideoTrace,
@@ -18,14 +19,18 @@ __all__ = [
     'Found',
     'Query',
     'TraceVisualizationHook',
+    'TracedVideo',
     'VideoTrace',
     'VideoVisualizationHook',
     'cls_attention_map',
     'plot_blocks',
+    'plot_overview',
     'plot_rankings',
     'plot_trace',
     'to_image',
     'trace_blocks',
+    'trace_dataset',
+    'trace_prediction',
     'trace_video',
     'write_trace_video',
 ]

@@ -124,19 +124,20 @@ def draw_strip(
     picture = Image.new('RGB', (width, top + strip.height), colour)
     picture.paste(strip, (0, top))
     draw = ImageDraw.Draw(picture)
-    font = _font()
+    font = font_of('DejaVuSans')
     for i, line in enumerate(header):
-        line = _shorten(line, font, picture.width - 2 * MARGIN)
+        line = shorten(line, font, picture.width - 2 * MARGIN)
         draw.text((MARGIN, MARGIN // 2 + i * LINE_HEIGHT), line, 'white', font)
     return picture
 
 
-def _font() -> ImageFont.FreeTypeFont:
-    path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
+def font_of(name: str) -> ImageFont.FreeTypeFont:
+    """Load one of the fonts that come with Matplotlib."""
+    path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', f'{name}.ttf')
     return ImageFont.truetype(str(path), FONT_SIZE)
 
 
-def _shorten(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shorten(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """Cut a line in its middle, so that its score stays."""
     if font.getlength(line) <= width:
         return line

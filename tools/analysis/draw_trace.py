@@ -1,8 +1,9 @@
-"""Draw which patches and which gaps STOP prompted in some test videos.
+"""Draw what STOP prompted and predicted in some test videos, on one screen.
 
-python tools/analysis/draw_trace.py CONFIG CHECKPOINT --out work_dirs/trace.png
+    python tools/analysis/draw_trace.py CONFIG CHECKPOINT --out work_dirs/trace.png
 
-``mmstop trace`` draws videos of your own.
+The folder work_dirs/trace gets one picture a video with every map in full, named by the
+video's place in the test set. ``mmstop trace`` draws videos of your own.
 """
 
 import argparse
@@ -10,10 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from PIL import Image
 
@@ -22,7 +20,7 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip
 
-from mmstop.visualization import plot_trace, to_image, trace_video
+from mmstop.visualization import plot_overview, plot_trace, to_image, trace_dataset
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -39,18 +37,17 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     config = Config.fromfile(args.config)
     model = init_recognizer(config, args.checkpoint, device=get_device())
     dataset = DATASETS.build(config.test_dataloader.dataset)
-    names = model.cls_head.sentences
-    pictures = []
-    for index in np.linspace(0, len(dataset) - 1, args.num).round().astype(int):
-        item = dataset[int(index)]
-        trace = trace_video(model, item)
-        with torch.no_grad():
-            (result,) = model.test_step(pseudo_collate([item]))
-        truth, guess = (names[x.item()] for x in (result.gt_label, result.pred_label))
-        pictures.append(to_image(plot_trace(trace, f'{truth}; predicted: {guess}')))
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(pictures)).save(args.out)
-    print(f'{args.out}: {len(pictures)} videos')
+    videos = trace_dataset(model, dataset, args.num)
+    out = Path(args.out)
+    strips = out.with_suffix('')
+    strips.mkdir(parents=True, exist_ok=True)
+    title = f'STOP on {len(videos)} of {len(dataset)} test videos'
+    overview = to_image(plot_overview(list(videos.values()), title))
+    Image.fromarray(overview).save(out)
+    for place, video in videos.items():
+        title = f'label: {video.truth}, predicted: {video.guess} {video.score:.2f}'
+        plot_trace(video.trace, title).savefig(strips / f'{place:06d}.png')
+    print(f'{out}: {len(videos)} videos, each in full in {strips}/')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,11 @@
-"""Make the pictures of docs/concepts.md.
+"""Make the pictures of README.md and docs/concepts.md.
 
     make demo
     python tools/docs/make_pictures.py work_dirs/demo/stop_moving_shapes/best_*.pth
 
-They show what STOP, trained on Moving Shapes by the demo, does with one test video that
-moves, with one that does not, and with the first one halted for half of its frames.
+They show what STOP, trained on Moving Shapes by the demo, does with four test videos on
+one screen, as the demo draws it; and, in full, with one that moves, with one that does
+not, and with the first one halted for half of its frames.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from PIL import Image
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
@@ -20,7 +22,13 @@ from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip
 
 from mmstop.datasets import load_classes
-from mmstop.visualization import plot_trace, trace_video
+from mmstop.visualization import (
+    plot_overview,
+    plot_trace,
+    to_image,
+    trace_dataset,
+    trace_video,
+)
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'stop_moving_shapes.py'
@@ -34,6 +42,13 @@ def main() -> None:
     config = Config.fromfile(CONFIG)
     model = init_recognizer(config, args.checkpoint, device=get_device())
     dataset = DATASETS.build(config.test_dataloader.dataset)
+    videos = list(trace_dataset(model, dataset, 4).values())
+    figure = plot_overview(videos, f'STOP on 4 of {len(dataset)} test videos')
+    # With a palette the file is a fifth. MAXCOVERAGE keeps rare colours in it.
+    picture = Image.fromarray(to_image(figure)).quantize(
+        256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+    )
+    picture.save(OUT / 'overview.png', optimize=True)
     names = load_classes(config.classes)
     moving = first_of(dataset, names.index('moving to the right'))
     still = first_of(dataset, names.index('standing still'))

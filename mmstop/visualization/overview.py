@@ -1,0 +1,231 @@
+"""Several videos on one screen: what was predicted, prompted and looked at."""
+
+from collections.abc import Sequence
+from math import ceil, sqrt
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from mmengine.dataset import pseudo_collate
+from torch import nn
+
+from mmstop.errors import ConfigError
+
+from .hook import FONT_SIZE, NEUTRAL, RIGHT, WRONG, font_of, shorten
+from .overlay import CHOSEN, COLOUR_MAP, heat_map
+from .trace import COUNT, DPI, VideoTrace, trace_video
+
+__all__ = ['TracedVideo', 'plot_overview', 'trace_dataset', 'trace_prediction']
+
+WIDTH, HEIGHT = 16.0, 9.0  # inches, of the whole screen, which may be lower
+MARGIN, HEADER = 0.25, 0.6  # inches, around and between the videos; of the headline
+BAND, ROW_LABEL = 0.32, 0.28  # inches: the prediction's height, the row labels' width
+BARS = 0.6  # height of the bars, in strips of frames
+TICKS, GAP = 0.22, 0.06  # inches: the frames' numbers, between strips
+POINTS = 72 * FONT_SIZE / DPI  # of the text in a band
+GUESS, LABEL = 0.5, 0.46  # shares of a band, where both are in it
+MAX_FRAMES = 8  # a video; of longer clips as many are drawn, evenly spread
+ORANGE = tuple(value / 255 for value in CHOSEN)
+
+
+class TracedVideo(NamedTuple):
+    """A video, what STOP did with it, and what it was taken for."""
+
+    trace: VideoTrace
+    guess: str
+    score: float  # of the guess, in [0, 1]
+    truth: Optional[str] = None  # None: not known
+
+
+def trace_prediction(model: nn.Module, item: dict) -> TracedVideo:
+    """Trace one video through a recognizer and let it be classified.
+
+    Args:
+        model: in evaluation mode, with STOP as its backbone.
+        item: see :func:`trace_video`.
+
+    Raises:
+        ConfigError: the model is a retriever, or its backbone is not STOP.
+    """
+    head: Any = getattr(model, 'cls_head', None)
+    if head is None:
+        raise ConfigError(
+            f'a {type(model).__name__} predicts no classes; give the config of a '
+            f'recognizer, or draw single videos with mmstop trace'
+        )
+    trace = trace_video(model, item)
+    test_step: Any = model.test_step
+    with torch.no_grad():
+        (result,) = test_step(pseudo_collate([item]))
+    names = getattr(head, 'classes', None)
+
+    def name(label: int) -> str:
+        return names[label] if names else f'class {label}'
+
+    guess, truth = result.pred_label.item(), result.get('gt_label')
+    known = truth is not None and truth.item() >= 0  # -1: a list without labels
+    score = result.pred_score[guess].item()
+    return TracedVideo(trace, name(guess), score, name(truth.item()) if known else None)
+
+
+def trace_dataset(model: nn.Module, dataset: Any, num: int) -> dict[int, TracedVideo]:
+    """Apply :func:`trace_prediction` to ``num`` videos spread evenly over a data set.
+
+    Returns:
+        the videos by their place in the data set.
+    """
+    places = np.linspace(0, len(dataset) - 1, num).round().astype(int)
+    return {int(i): trace_prediction(model, dataset[int(i)]) for i in places}
+
+
+def plot_overview(videos: Sequence[TracedVideo], title: str) -> Figure:
+    """Draw videos on one screen of at most 1600 x 900 pixels.
+
+    Each has a band that says what was predicted, green where that is right and red
+    where it is wrong, and below each other: frames with the prompted patches outlined
+    (Eq. 6), the attention of STOP's last CLS, and between frames the number of prompts
+    N^t (Eq. 11) as bars.
+
+    Args:
+        videos: at least one, with frames of one size.
+        title: of the screen.
+    """
+    columns = ceil(sqrt(len(videos)))
+    rows = ceil(len(videos) / columns)
+    wide = (WIDTH - MARGIN * (columns + 1)) / columns
+    T, height, width = videos[0].trace.frames.shape[:3]
+    strip = (wide - ROW_LABEL) * height / (min(T, MAX_FRAMES) * width)
+    high = min(
+        BAND + (2 + BARS) * strip + 3 * GAP + TICKS,
+        (HEIGHT - HEADER) / rows - MARGIN,
+    )
+    figure = Figure((WIDTH, HEADER + rows * (high + MARGIN)), dpi=DPI)
+    _draw_header(figure, title)
+    for i, video in enumerate(videos):
+        row, column = divmod(i, columns)
+        left = MARGIN + column * (wide + MARGIN)
+        top = HEADER + row * (high + MARGIN)
+        _draw_video(figure, video, left, top, wide, high)
+    return figure
+
+
+def _draw_header(figure: Figure, title: str) -> None:
+    y = 1 - HEADER / 2 / figure.get_figheight()
+    figure.text(MARGIN / WIDTH, y, title, va='center', fontsize=17, weight='bold')
+    figure.legend(
+        handles=[
+            Patch(facecolor='none', edgecolor=ORANGE, lw=2.5, label='prompted patch'),
+            Patch(color=colormaps[COLOUR_MAP](1.0), label='where STOP looks most'),
+            Patch(color=COUNT, label='prompts between two frames'),
+        ],
+        loc='center right',
+        bbox_to_anchor=(1 - MARGIN / WIDTH, y),
+        ncols=3,
+        fontsize=13,
+        frameon=False,
+        borderaxespad=0,
+    )
+
+
+def _draw_video(
+    figure: Figure,
+    video: TracedVideo,
+    left: float,
+    top: float,
+    wide: float,
+    high: float,
+) -> None:
+    """Draw one video into a box, in inches from the upper left corner."""
+
+    def add_axes(x: float, y: float, width: float, height: float) -> Axes:
+        page = figure.get_figheight()
+        box = (x / WIDTH, 1 - (y + height) / page, width / WIDTH, height / page)
+        return figure.add_axes(box)
+
+    _draw_band(add_axes(left, top, wide, BAND), video)
+    trace = video.trace
+    T, height, width = trace.frames.shape[:3]
+    chosen = np.linspace(0, T - 1, min(T, MAX_FRAMES)).round().astype(int)
+    aspect = len(chosen) * width / height
+    strip = min(
+        (wide - ROW_LABEL) / aspect, (high - BAND - TICKS - 3 * GAP) / (2 + BARS)
+    )
+    left, wide, top = left + ROW_LABEL, strip * aspect, top + BAND + GAP
+    axes = add_axes(left, top, wide, strip)
+    _draw_frames(axes, trace.frames[chosen], 'prompted')
+    _outline(axes, trace.region[chosen], width, height)
+    axes = add_axes(left, top + strip + GAP, wide, strip)
+    heat = heat_map(trace.frames, trace.attention, float(trace.attention.max()))
+    _draw_frames(axes, heat[chosen], 'attention')
+    axes = add_axes(left, top + 2 * (strip + GAP), wide, BARS * strip)
+    _draw_counts(axes, trace.num_prompts, chosen)
+
+
+def _draw_band(axes: Axes, video: TracedVideo) -> None:
+    guess, label = f'{video.guess}  {video.score:.0%}', ''
+    colour, share = NEUTRAL, GUESS + LABEL
+    if video.truth == video.guess:
+        guess, colour = f'\N{CHECK MARK} {guess}', RIGHT
+    elif video.truth is not None:
+        guess, colour, share = f'\N{BALLOT X} {guess}', WRONG, GUESS
+        label = f'label: {video.truth}'
+    axes.set_facecolor(np.array(colour) / 255)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    wide = axes.get_position().width * WIDTH * DPI
+    guess = shorten(guess, font_of('DejaVuSans-Bold'), share * wide)
+    label = shorten(label, font_of('DejaVuSans'), LABEL * wide)
+    style: Any = dict(
+        transform=axes.transAxes,
+        va='center',
+        color='white',
+        fontsize=POINTS,
+        parse_math=False,
+    )
+    axes.text(0.012, 0.46, guess, weight='bold', **style)
+    axes.text(0.988, 0.46, label, ha='right', **style)
+
+
+def _draw_frames(axes: Axes, frames: np.ndarray, label: str) -> None:
+    """Lay frames (T, H, W, 3) side by side."""
+    axes.imshow(np.concatenate(list(frames), axis=1), aspect='auto')
+    for t in range(1, len(frames)):
+        axes.axvline(t * frames.shape[2] - 0.5, color='white', lw=1.5)
+    axes.set(xticks=[], yticks=[])
+    axes.set_ylabel(label, fontsize=10)
+    axes.spines[:].set_visible(False)
+
+
+def _outline(axes: Axes, region: np.ndarray, width: int, height: int) -> None:
+    """Outline patches, (T, rows, columns), of frames that lie side by side."""
+    T, rows, columns = region.shape
+    wide, high = width / columns, height / rows
+    squares = [
+        Rectangle((t * width + column * wide - 0.5, row * high - 0.5), wide, high)
+        for t, row, column in np.argwhere(region)
+    ]
+    for colour, line in (('black', 3.2), (ORANGE, 1.8)):
+        axes.add_collection(
+            PatchCollection(squares, facecolor='none', edgecolor=colour, lw=line)
+        )
+    axes.set(xlim=(-0.5, T * width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _draw_counts(axes: Axes, num_prompts: np.ndarray, chosen: np.ndarray) -> None:
+    """Draw N^t, (T - 1,), below the gaps of the frames that were chosen."""
+    T = len(num_prompts) + 1
+    bars = axes.bar(np.arange(1, T), num_prompts, width=0.35, color=COUNT)
+    if T <= MAX_FRAMES:
+        axes.bar_label(bars, fontsize=10, padding=1)
+    # Where frames are left out, the ones that are drawn name their own numbers.
+    places = (np.arange(len(chosen)) + 0.5) * T / len(chosen)
+    axes.set(xlim=(0, T), ylim=(0, 1.4 * max([*num_prompts, 1])), yticks=[])
+    axes.set_xticks(places, [f'frame {t + 1}' for t in chosen], fontsize=10)
+    axes.tick_params(axis='x', length=0, pad=2)
+    axes.set_ylabel('prompts', fontsize=10)
+    axes.spines[['left', 'top', 'right']].set_visible(False)
