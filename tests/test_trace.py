@@ -5,9 +5,10 @@ import copy
 import dataclasses
 import io
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
-import cv2
+import av
 import numpy as np
 import pytest
 import torch
@@ -36,12 +37,13 @@ from mmstop.visualization import (
     trace_video,
     write_trace_video,
 )
+from mmstop.visualization.film import write_video
+from mmstop.visualization.hook import NEUTRAL, RIGHT
 from mmstop.visualization.overlay import (
     CHOSEN,
     OPACITY,
     heat_map,
     outline_patches,
-    write_video,
 )
 
 N = 16  # patches of the tiny tower, 4 x 4 of 8 pixels
@@ -212,23 +214,57 @@ def test_outlines_and_heat_are_where_they_belong(size):
     assert (frames == GREY).all()
 
 
+def frames_of(path):
+    """Read a film that browsers play: (T, H, W, 3), RGB."""
+    with av.open(str(path)) as file:
+        context = file.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ('h264', 'yuv420p')
+        return np.stack([frame.to_ndarray(format='rgb24') for frame in file.decode()])
+
+
 def test_the_film_shows_every_frame_with_its_marks(tmp_path):
     trace = example(T=5)
     write_trace_video(tmp_path / 'film.mp4', trace)
-    film = cv2.VideoCapture(str(tmp_path / 'film.mp4'))
-    frames = []
-    while (read := film.read())[0]:
-        frames.append(read[1][..., ::-1])
+    frames = frames_of(tmp_path / 'film.mp4')
     assert len(frames) == 5
-    outlined, heat = np.split(np.stack(frames), 2, axis=2)
+    outlined, heat = np.split(frames, 2, axis=2)
     assert_outlined(outlined, trace.region, 40)  # mp4 blurs the colours
     assert_heat(heat, trace.saliency, trace.saliency.max(), 0.08)
 
 
-def test_unwritable_film(tmp_path):
-    path = tmp_path / 'nowhere' / 'film.mp4'
-    with pytest.raises(OSError, match=r"film.mp4': is its folder there and writable"):
-        write_video(path, np.zeros((1, 32, 32, 3), np.uint8), 2)
+def test_the_film_has_a_header_of_legible_lines(tmp_path):
+    trace = example(T=2)
+    lines = ['predicted: moving up 0.98', 'x' * 300]
+    write_trace_video(tmp_path / 'plain.mp4', trace)
+    write_trace_video(tmp_path / 'film.mp4', trace, header=lines, colour=RIGHT)
+    plain, film = frames_of(tmp_path / 'plain.mp4'), frames_of(tmp_path / 'film.mp4')
+    height = film.shape[1] - plain.shape[1]
+    assert film.shape[2] == plain.shape[2] >= 640 and height == 2 * 28 + 8
+    header = film[:, :height].astype(int)
+    assert (np.abs(header - RIGHT) < 12).all(-1).mean() > 0.5
+    white = (header > 225).all(-1)[0]
+    assert 100 < white[: height // 2].sum() < white[height // 2 :].sum()
+    assert not white[:, -8:].any()
+
+
+def test_film_of_odd_frames(tmp_path):
+    frames = np.full((3, 33, 35, 3), GREY, np.uint8)
+    write_video(tmp_path / 'odd.mp4', frames, Fraction(2))
+    assert frames_of(tmp_path / 'odd.mp4').shape == (3, 34, 36, 3)
+
+
+def test_unwritable_film(tmp_path, monkeypatch):
+    path, frames = tmp_path / 'nowhere' / 'film.mp4', np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(
+        OSError, match=r"film.mp4': No such .*; is its folder there and"
+    ):
+        write_video(path, frames, Fraction(2))
+    monkeypatch.setattr(av, 'codecs_available', set())
+    with pytest.raises(ConfigError, match=r'no encoder libx264.* pip install .* av$'):
+        write_video(tmp_path / 'film.mp4', frames, Fraction(2))
+    with pytest.raises(ConfigError, match='no encoder libx264'):
+        draw('clip.mp4', '--config', 'x', '--checkpoint', 'x', '--out', tmp_path / 'o')
+    assert not list(tmp_path.iterdir())
 
 
 # --- The figure ---------------------------------------------------------------------
@@ -525,10 +561,11 @@ def test_command_draws_videos(config, tested, checkpoint, tmp_path):
     model = ['--config', config, '--checkpoint', checkpoint]
     draw(tmp_path / 'mine.mp4', *model, '--out', out)
     trace = expected(tested, 4)  # a/blue.mp4
-    assert (
-        read(out / 'mine.png')[..., :3] == to_image(plot_trace(trace, 'mine'))
-    ).all()
-    write_trace_video(tmp_path / 'film.mp4', trace)
+    video = trace_prediction(tested.model, tested.test_dataloader.dataset[4])
+    prediction = f'predicted: {video.guess} {video.score:.2f}'
+    picture = to_image(plot_trace(trace, f'mine, {prediction}'))
+    assert (read(out / 'mine.png')[..., :3] == picture).all()
+    write_trace_video(tmp_path / 'film.mp4', trace, header=[prediction])
     assert (out / 'mine.mp4').read_bytes() == (tmp_path / 'film.mp4').read_bytes()
 
 
@@ -538,10 +575,11 @@ def test_command_draws_several_blocks_together(config, tested, checkpoint, tmp_p
     draw(video, *model, '--blocks', 0, 2)
     traces = trace_blocks(tested.model, tested.test_dataloader.dataset[4], [0, 2])
     picture = to_image(plot_blocks(traces, 'blue'))
-    assert (read(tmp_path / 'blue.png')[..., :3] == picture).all()
-    film = cv2.VideoCapture(str(tmp_path / 'blue.mp4'))
-    height, width = film.read()[1].shape[:2]
-    assert height == width  # two blocks below each other, two pictures side by side
+    assert_same_below_the_title(read(tmp_path / 'blue.png')[..., :3], picture)
+    film = frames_of(tmp_path / 'blue.mp4')
+    header = 28 + 8  # above two blocks below each other, two pictures side by side
+    assert film.shape[1] - header == film.shape[2]
+    assert (np.abs(film[0, 1, 1].astype(int) - NEUTRAL) < 12).all()
 
 
 def test_command_passes_over_what_it_cannot_read(config, checkpoint, tmp_path, capsys):

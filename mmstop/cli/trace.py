@@ -3,10 +3,11 @@
     mmstop trace clip.mp4 --config configs/stop_ssv2.py --checkpoint best.pth \\
         --out drawn
 
-writes drawn/clip.png and drawn/clip.mp4: the frames that the model saw with the
-prompted patches outlined (Eq. 6 of the paper) and their saliency W^s (Eq. 5); the
-picture also has where the last CLS of frozen CLIP and of STOP looks, and the number of
-prompts N^t (Eq. 11) and the variation W^t (Eq. 10) between the frames.
+writes drawn/clip.png and drawn/clip.mp4 (H.264): what a recognizer predicts, and the
+frames that the model saw with the prompted patches outlined (Eq. 6 of the paper) and
+their saliency W^s (Eq. 5); the picture also has where the last CLS of frozen CLIP and
+of STOP looks, and the number of prompts N^t (Eq. 11) and the variation W^t (Eq. 10)
+between the frames.
 
 What is drawn was chosen at the input of the first block; ``--blocks 0 5 11`` shows the
 choices of several blocks of one video together.
@@ -14,7 +15,10 @@ choices of several blocks of one video together.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 
 from mmstop.apis.building import build_model, fill_in, reading_pipelines
@@ -23,11 +27,13 @@ from mmstop.cli.common import add_cfg_options, read_config, report_unread
 from mmstop.engine.checks import ConfigError
 from mmstop.text import printable
 from mmstop.visualization import (
+    check_encoder,
     plot_blocks,
     plot_trace,
     trace_blocks,
     write_trace_video,
 )
+from mmstop.visualization.hook import NEUTRAL, describe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +58,9 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         ConfigError: the config, the checkpoint, a block or the path of a video is at
-            fault.
+            fault, or PyAV cannot write H.264.
     """
+    check_encoder()  # before the model is built
     names = [Path(video).stem for video in args.videos]
     for video, name in zip(args.videos, names):
         if not Path(video).is_file():
@@ -75,10 +82,23 @@ def run(args: argparse.Namespace) -> None:
             report_unread({video: error})
             continue
         traces = trace_blocks(model, item, args.blocks)
+        header, colour = _predict(model, item)
+        title = ', '.join([name, *header])
         if len(traces) > 1:
-            figure = plot_blocks(traces, name)
+            figure = plot_blocks(traces, title)
         else:
-            figure = plot_trace(traces[0], name)
+            figure = plot_trace(traces[0], title)
         figure.savefig(out / f'{name}.png')
-        write_trace_video(out / f'{name}.mp4', *traces)
-        print(printable(f'{out / name}.png, {out / name}.mp4'))
+        film = out / f'{name}.mp4'
+        write_trace_video(film, *traces, header=header, colour=colour)
+        print(printable(f'{out / name}.png, {film}'))
+
+
+@torch.no_grad()
+def _predict(model: Any, item: dict) -> tuple[list[str], tuple[int, int, int]]:
+    """Say what a recognizer predicts, and in which colour; a retriever says nothing."""
+    head = getattr(model, 'cls_head', None)
+    if head is None:
+        return [], NEUTRAL
+    (result,) = model.test_step(pseudo_collate([item]))
+    return describe(result, getattr(head, 'classes', None))

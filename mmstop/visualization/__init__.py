@@ -1,6 +1,7 @@
 """Pictures: tested videos with labels, what STOP chose, what a caption finds."""
 
 from .attention import cls_attention_map
+from .film import check_encoder, write_trace_video
 from .hook import VideoVisualizationHook
 from .overview import TracedVideo, plot_overview, trace_dataset, trace_prediction
 from .ranking import Found, Query, plot_rankings
@@ -11,7 +12,6 @@ from .trace import (
     to_image,
     trace_blocks,
     trace_video,
-    write_trace_video,
 )
 from .trace_hook import TraceVisualizationHook
 
@@ -22,6 +22,7 @@ __all__ = [
     'TracedVideo',
     'VideoTrace',
     'VideoVisualizationHook',
+    'check_encoder',
     'cls_attention_map',
     'plot_blocks',
     'plot_overview',

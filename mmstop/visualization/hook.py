@@ -119,14 +119,22 @@ def draw_strip(
     factor = max(1, round(FRAME_HEIGHT / frames.shape[1]))
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     strip = Image.fromarray(np.concatenate(list(frames), axis=1))
-    top = LINE_HEIGHT * len(header) + MARGIN
-    width = max(strip.width, MIN_WIDTH)
-    picture = Image.new('RGB', (width, top + strip.height), colour)
-    picture.paste(strip, (0, top))
+    above = write_lines(header, max(strip.width, MIN_WIDTH), colour)
+    picture = Image.new('RGB', (above.width, above.height + strip.height), colour)
+    picture.paste(above, (0, 0))
+    picture.paste(strip, (0, above.height))
+    return picture
+
+
+def write_lines(
+    lines: Sequence[str], width: int, colour: tuple[int, int, int]
+) -> Image.Image:
+    """Write white lines of text on a colour, cut to a width in pixels."""
+    picture = Image.new('RGB', (width, LINE_HEIGHT * len(lines) + MARGIN), colour)
     draw = ImageDraw.Draw(picture)
     font = font_of('DejaVuSans')
-    for i, line in enumerate(header):
-        line = shorten(line, font, picture.width - 2 * MARGIN)
+    for i, line in enumerate(lines):
+        line = shorten(line, font, width - 2 * MARGIN)
         draw.text((MARGIN, MARGIN // 2 + i * LINE_HEIGHT), line, 'white', font)
     return picture
 

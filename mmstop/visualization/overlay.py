@@ -1,12 +1,9 @@
-"""Marks on frames: outlined patches and heat maps, as arrays and as a film."""
+"""Marks on frames: outlined patches and heat maps."""
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 from matplotlib import colormaps
 
-__all__ = ['heat_map', 'outline_patches', 'write_video']
+__all__ = ['heat_map', 'outline_patches']
 
 FRAME_HEIGHT = 168  # pixels; smaller frames are enlarged by a whole factor
 OUTLINE, EDGE = 3, 1  # pixels: a ring inside the patch, and a dark one inside that
@@ -50,27 +47,6 @@ def heat_map(frames: np.ndarray, values: np.ndarray, most: float) -> np.ndarray:
     colours = 255 * colormaps[COLOUR_MAP](np.clip(values / most, 0, 1))[..., :3]
     colours = _to_pixels(colours, *_patch_size(out, values))
     return (OPACITY * colours + (1 - OPACITY) * grey).round().astype(np.uint8)
-
-
-def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write an mp4.
-
-    Args:
-        path: of the file, in a folder that exists.
-        frames: (T, H, W, 3), uint8, RGB.
-        fps: frames a second.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    height, width = frames.shape[1:3]
-    fourcc = cv2.VideoWriter.fourcc(*'mp4v')
-    writer = cv2.VideoWriter(str(path), fourcc, fps, (width, height))
-    if not writer.isOpened():
-        raise OSError(f'cannot write {str(path)!r}: is its folder there and writable?')
-    for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()
 
 
 def _enlarge(frames: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ TICKS, GAP = 0.22, 0.06  # inches: the frames' numbers, between strips
 POINTS = 72 * FONT_SIZE / DPI  # of the text in a band
 GUESS, LABEL = 0.5, 0.46  # shares of a band, where both are in it
 MAX_FRAMES = 8  # a video; of longer clips as many are drawn, evenly spread
-ORANGE = tuple(value / 255 for value in CHOSEN)
+ORANGE = '#{:02x}{:02x}{:02x}'.format(*CHOSEN)
 
 
 class TracedVideo(NamedTuple):
@@ -174,7 +174,7 @@ def _draw_band(axes: Axes, video: TracedVideo) -> None:
     elif video.truth is not None:
         guess, colour, share = f'\N{BALLOT X} {guess}', WRONG, GUESS
         label = f'label: {video.truth}'
-    axes.set_facecolor(np.array(colour) / 255)
+    axes.set_facecolor('#{:02x}{:02x}{:02x}'.format(*colour))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     wide = axes.get_position().width * WIDTH * DPI

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -18,7 +17,7 @@ from mmstop.errors import ConfigError
 from mmstop.methods import STOPCLIPViT
 
 from .attention import cls_attention_map, innermost
-from .overlay import COLOUR_MAP, heat_map, outline_patches, write_video
+from .overlay import COLOUR_MAP, heat_map, outline_patches
 
 __all__ = [
     'VideoTrace',
@@ -27,7 +26,6 @@ __all__ = [
     'to_image',
     'trace_blocks',
     'trace_video',
-    'write_trace_video',
 ]
 
 COUNT, VARIATION = '#0072B2', '#D55E00'  # blue and vermilion, safe for all eyes
@@ -37,7 +35,6 @@ GAP, BARS = 0.35, 1.3  # inches, between the rows and of the last one
 CELL = 0.25  # inches, the height of a block in the table of counts
 MIN_STRIP, MAX_STRIP = 6.0, 60.0  # inches
 HEADROOM = 1.3  # of the bars' axes over their largest value
-FPS = 2.0  # of the film, whose frames are samples of the whole video
 
 
 @dataclass
@@ -151,7 +148,7 @@ def plot_trace(trace: VideoTrace, title: str = '') -> Figure:
     Args:
         title: written above.
     """
-    figure, bottom = _draw_page(_strips(trace), BARS, title)
+    figure, bottom = _draw_page(strips_of(trace), BARS, title)
     _draw_gaps(bottom, trace)
     return figure
 
@@ -172,7 +169,7 @@ def plot_blocks(traces: Sequence[VideoTrace], title: str = '') -> Figure:
             frames=outline_patches(heat.frames, trace.region),
         )
         for trace in traces
-        for heat in [_strips(trace)[1]]
+        for heat in [strips_of(trace)[1]]
     ]
     figure, bottom = _draw_page(strips, CELL * len(traces), title)
     _draw_counts(bottom, traces)
@@ -186,29 +183,15 @@ def to_image(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def write_trace_video(path: Path, *traces: VideoTrace) -> None:
-    """Write the frames as an mp4: prompted patches outlined, beside them W^s.
-
-    Args:
-        traces: of one video; several blocks stand one below the other.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    rows = [
-        np.concatenate([strip.frames for strip in _strips(trace)[:2]], axis=2)
-        for trace in traces
-    ]
-    write_video(path, np.concatenate(rows, axis=1), FPS)
-
-
 class _Strip(NamedTuple):
     label: str
     frames: np.ndarray  # (T, H, W, 3), uint8, RGB
     most: Optional[float] = None  # what the last colour of its map means
 
 
-def _strips(trace: VideoTrace) -> list[_Strip]:
+def strips_of(trace: VideoTrace) -> list[_Strip]:
+    """Draw marks and maps on the frames: r, W^s, attention of CLIP and of STOP."""
+
     def heat(label: str, values: np.ndarray, most: float) -> _Strip:
         return _Strip(label, heat_map(trace.frames, values, most), most)
 
