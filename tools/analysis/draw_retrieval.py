@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
-
-from mmaction.apis import init_recognizer  # isort: skip
-
+from mmstop.apis.building import build_model, fill_in
 from mmstop.visualization import Found, Query, plot_rankings
 
 NUM_FRAMES = 4  # of a video in the picture
@@ -41,7 +39,9 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     config = Config.fromfile(args.config)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         loader = Runner.build_dataloader(config.test_dataloader)
-    model = init_recognizer(config, args.checkpoint, device=get_device())
+    model = build_model(config)
+    fill_in(model, args.checkpoint, config)  # refuses what does not fit
+    model.to(get_device()).eval()
     videos, texts = embed(model, loader)
     chosen = np.linspace(0, len(videos) - 1, args.num).round().astype(int)
     queries = [rank(loader, videos, texts[i][0], int(i), args.topk) for i in chosen]

@@ -13,13 +13,14 @@ from typing import Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
-from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip
 
+from mmstop.apis.building import build_model, fill_in
 from mmstop.visualization import plot_overview, plot_trace, to_image, trace_dataset
 
 
@@ -35,7 +36,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     config = Config.fromfile(args.config)
-    model = init_recognizer(config, args.checkpoint, device=get_device())
+    init_default_scope('mmaction')
+    model = build_model(config)
+    fill_in(model, args.checkpoint, config)  # refuses what does not fit
+    model.to(get_device()).eval()
     dataset = DATASETS.build(config.test_dataloader.dataset)
     videos = trace_dataset(model, dataset, args.num)
     out = Path(args.out)

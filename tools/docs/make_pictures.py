@@ -14,13 +14,14 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
-from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip
 
+from mmstop.apis.building import build_model, fill_in
 from mmstop.datasets import load_classes
 from mmstop.visualization import (
     plot_overview,
@@ -40,7 +41,10 @@ def main() -> None:
     parser.add_argument('checkpoint', help='of configs/stop_moving_shapes.py')
     args = parser.parse_args()
     config = Config.fromfile(CONFIG)
-    model = init_recognizer(config, args.checkpoint, device=get_device())
+    init_default_scope('mmaction')
+    model = build_model(config)
+    fill_in(model, args.checkpoint, config)  # refuses what does not fit
+    model.to(get_device()).eval()
     dataset = DATASETS.build(config.test_dataloader.dataset)
     videos = list(trace_dataset(model, dataset, 4).values())
     figure = plot_overview(videos, f'STOP on 4 of {len(dataset)} test videos')
