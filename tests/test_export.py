@@ -1,7 +1,9 @@
 """Exported towers give what the towers give, for any number of samples."""
 
 import argparse
+import json
 import resource
+import shutil
 import signal
 
 import onnxruntime
@@ -9,13 +11,15 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from pages import code_of
 from test_methods import METHODS
 from tiny import TEXT, VIT, still, wild
 from tiny_run import write_tiny_retrieval, write_tiny_run
 from torch import nn
 
-from mmstop.apis import export_towers
-from mmstop.apis.export import _export
+from mmstop import __version__
+from mmstop.apis import VideoCLIP, export_towers
+from mmstop.apis.export import _export, describe_towers
 from mmstop.cli import export
 from mmstop.registry import MODELS
 
@@ -85,17 +89,69 @@ def test_an_image_is_exported_too(method, tmp_path):
     assert_same(path, tower, [wild(1, 1), wild(3, 1)])
 
 
-@pytest.mark.parametrize('form', [pytest.param('onnx', marks=pytest.mark.slow), 'pt2'])
-def test_both_towers_of_frozen_clip(form, tmp_path):
-    model = Two(MODELS.build(VIT), MODELS.build(TEXT))
-    video, text = export_towers(model, T, tmp_path / 'new' / 'folder', form)
-    assert_same(video, model.backbone, VIDEOS[:1] + VIDEOS[2:])
+def assert_both_same(video, text, model, tower):
+    """Both files of a frozen CLIP give what its towers give."""
+    assert_same(video, model, VIDEOS[:1] + VIDEOS[2:])
     texts = ['a red circle', 'moves', 'to the left of a square']
-    tokens = model.text.tokenizer(texts, context_length=model.text.context_length)
-    assert_same(text, model.text, [tokens, tokens[:1]])
+    tokens = tower.tokenizer(texts, context_length=tower.context_length)
+    assert_same(text, tower, [tokens, tokens[:1]])
     with torch.no_grad():  # padding is no input that matters
-        short = model.text(model.text.tokenize(texts))
+        short = tower(tower.tokenize(texts))
     torch.testing.assert_close(load(text)(tokens), short, atol=1e-4, rtol=0)
+
+
+def test_both_towers_of_frozen_clip(tmp_path):
+    model = Two(MODELS.build(VIT), MODELS.build(TEXT))
+    video, text = export_towers(model, T, tmp_path / 'new' / 'folder', 'pt2')
+    assert_both_same(video, text, model.backbone, model.text)
+
+
+@pytest.mark.slow
+def test_page_classifies_with_onnxruntime_alone(tmp_path, monkeypatch, capsys):
+    """Run the lines of the page on the files of both towers of frozen CLIP."""
+    path = write_tiny_run(tmp_path)
+    cfg = Config.fromfile(path)
+    cfg.model.backbone = cfg.model.backbone.clip
+    cfg.test_dataloader.dataset.pipeline[1].clip_len = T
+    cfg.dump(path)
+    command(path, '--out', tmp_path / 'exported')
+    clip = VideoCLIP.from_config(path)
+    files = [tmp_path / 'exported' / f'{name}.onnx' for name in ('video', 'text')]
+    assert_both_same(*files, clip.model.backbone, clip.text)
+    shutil.copy(tmp_path / 'videos' / 'a' / 'green.mp4', tmp_path / 'clip.mp4')
+    (lines,) = (code for code in code_of('own_videos.md') if 'onnxruntime' in code)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(lines, {})
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (expected,) = clip.classify('clip.mp4')
+    assert [name for _, name in printed] == [name for name, _ in expected]
+    for (score, _), (_, wanted) in zip(printed, expected):
+        assert float(score) == pytest.approx(wanted, abs=0.01)
+
+
+def test_files_say_what_their_users_need(tmp_path):
+    with DefaultScope.overwrite_default_scope('mmaction'):
+        model = MODELS.build(Config.fromfile(write_tiny_run(tmp_path)).model)
+        retriever = MODELS.build(Config.fromfile(write_tiny_retrieval(tmp_path)).model)
+    about = describe_towers(model, 4)
+    both = dict(mmstop=__version__, classes=['red', 'green', 'blue'], template='{}')
+    scale = model.cls_head.text.logit_scale.exp().item()
+    both.update(arch='ViT-tiny', temperature=pytest.approx(1 / scale))
+    pixels = dict(mean=[122.771, 116.746, 104.094], std=[68.501, 66.632, 70.323])
+    frames = dict(num_frames=4, size=[32, 32], method='STOPCLIPViT')
+    assert about['video'] == {**both, **pixels, **frames}
+    tokens = about['text'].pop('class_tokens')
+    assert about['text'] == {**both, 'context_length': 16}
+    assert [len(row) for row in tokens] == [16] * 3
+    short = model.cls_head.text.tokenize(model.cls_head.sentences)
+    assert [row[: short.shape[1]] for row in tokens] == short.tolist()
+    video, text = describe_towers(retriever, 4).values()
+    assert pixels.items() <= video.items() and 'classes' not in video
+    assert 'class_tokens' not in text and text['context_length'] == 16
+    alone = describe_towers(Two(MODELS.build(VIT), None), 4)
+    assert alone['video'].keys() == {'mmstop', 'arch', 'method', *frames}
+    assert alone.keys() == {'video'}
 
 
 @pytest.mark.parametrize('form', [pytest.param('onnx', marks=pytest.mark.slow), 'pt2'])
@@ -107,7 +163,7 @@ def test_a_full_disk_leaves_the_old_file(form, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
         with pytest.raises(OSError, match='File too large'):
-            _export(nn.Linear(200, 200), 'x', torch.ones(2, 200), path)
+            _export(nn.Linear(200, 200), 'x', torch.ones(2, 200), path, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
@@ -136,6 +192,9 @@ def test_command_exports_what_was_trained(write, tmp_path, capsys):
     printed = [line.split(':')[0] for line in capsys.readouterr().out.splitlines()]
     assert printed == [str(out / 'video.pt2'), str(out / 'text.pt2')]
     assert_same(out / 'video.pt2', model.backbone.eval(), [wild(3, 4)])
+    extra = {'metadata.json': ''}
+    torch.export.load(out / 'video.pt2', extra_files=extra)
+    assert json.loads(extra['metadata.json']) == describe_towers(model, 4)['video']
 
 
 def test_command_refuses_what_it_cannot_export(tmp_path):

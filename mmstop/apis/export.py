@@ -3,9 +3,12 @@
 A graph takes any number of samples. STOP keeps all eta prompts of a gap in it and hides
 those that do not count, so the number of frames is fixed, and the time does not depend
 on the video.
+
+What the user of a file needs to know is in the file: see :func:`describe_towers`.
 """
 
 import io
+import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from mmstop import __version__
 from mmstop.towers import CLIPText, CLIPViT, Tower
 
-__all__ = ['FORMATS', 'check_format', 'export_towers']
+__all__ = ['FORMATS', 'check_format', 'describe_towers', 'export_towers']
 
 FORMATS = ('onnx', 'pt2')
 OPSET = 18
+METADATA = 'metadata.json'  # the name that .pt2 files keep it under
 
 
 def check_format(form: str) -> None:
@@ -47,8 +52,10 @@ def export_towers(
     ``video``: pixels normalised as the config's data preprocessor does, float32,
     (B, 3, T, H, W) -> ``features`` (B, E). ``text``: ``tokens``, int64, padded to the
     context length, (B, L) -> ``features`` (B, E). Features are not normalised. A model
-    whose head has no text tower gives the first file only. The model is left in
-    evaluation mode.
+    whose head has no text tower gives the first file only. Each file also holds what
+    :func:`describe_towers` says of it: ONNX as metadata, a JSON value a key, .pt2 as
+    one JSON object, the extra file 'metadata.json'. The model is left in evaluation
+    mode.
 
     Args:
         model: with a tower of this package as ``backbone``, on the CPU.
@@ -65,15 +72,64 @@ def export_towers(
     check_format(form)
     model.eval()
     video = _video_example(model, num_frames)
+    about = describe_towers(model, num_frames)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f'video.{form}']
-    _export(model.backbone, 'video', video, files[0])
+    _export(model.backbone, 'video', video, files[0], about['video'])
     text = _text_tower(model)
     if text is not None:
         files.append(folder / f'text.{form}')
         tokens = text.tokenizer(['one', 'two'], context_length=text.context_length)
-        _export(text, 'tokens', tokens, files[1])
+        _export(text, 'tokens', tokens, files[1], about['text'])
     return files
+
+
+def describe_towers(model: Any, num_frames: int) -> dict[str, dict[str, Any]]:
+    """Say what the users of the exported files need to know, in JSON's types.
+
+    Both files have ``mmstop``, the version, ``arch``, open_clip's name, and where the
+    model knows them ``temperature``, by which cosines are divided before the softmax,
+    ``classes`` and ``template``.
+
+    ``video`` has in addition ``method``, ``num_frames``, ``size`` (height and width in
+    pixels) and, where the data preprocessor normalises, ``mean`` and ``std`` of its
+    channels, red, green and blue, in [0, 255].
+
+    ``text`` has ``context_length``, and for a head with classes ``class_tokens``, the
+    tokens of each class's sentence, (K, L).
+
+    Args:
+        model, num_frames: those of :func:`export_towers`.
+    """
+    (clip,) = [m for m in model.backbone.modules() if isinstance(m, CLIPViT)]
+    text = _text_tower(model)
+    head: Any = getattr(model, 'cls_head', None)
+    both: dict[str, Any] = dict(mmstop=__version__)
+    if text is not None:
+        both['temperature'] = 1 / text.logit_scale.exp().item()
+    for name in ('classes', 'template'):
+        if hasattr(head, name):
+            both[name] = getattr(head, name)
+    video = dict(
+        both,
+        arch=clip.arch,
+        method=type(model.backbone).__name__,
+        num_frames=num_frames,
+        size=list(clip.visual.image_size),
+    )
+    pixels: Any = getattr(model, 'data_preprocessor', None)
+    if hasattr(pixels, 'preprocessors'):  # of videos and texts
+        pixels = pixels.preprocessors['imgs']
+    for name in ('mean', 'std'):
+        if isinstance(value := getattr(pixels, name, None), Tensor):
+            video[name] = [round(x, 4) for x in value.flatten().tolist()]
+    if text is None:
+        return dict(video=video)
+    about = dict(both, arch=text.arch, context_length=text.context_length)
+    if hasattr(head, 'sentences'):
+        tokens = text.tokenizer(head.sentences, context_length=text.context_length)
+        about['class_tokens'] = tokens.tolist()
+    return dict(video=video, text=about)
 
 
 def _video_example(model: Any, num_frames: int) -> Tensor:
@@ -95,8 +151,11 @@ def _text_tower(model: Any) -> Optional[CLIPText]:
 
 
 @torch.no_grad()
-def _export(tower: nn.Module, name: str, example: Tensor, path: Path) -> None:
-    """Write one tower, with the first axis of ``example`` free.
+def _export(
+    tower: nn.Module, name: str, example: Tensor, path: Path, about: dict
+) -> None:
+    """Write one tower and what is known about it, with the first axis of ``example``
+    free.
 
     The file appears only when whole.
     """
@@ -106,29 +165,32 @@ def _export(tower: nn.Module, name: str, example: Tensor, path: Path) -> None:
     try:
         if path.suffix == '.pt2':
             # On a full disk PyTorch's own writing ends the process.
-            torch.export.save(program, content := io.BytesIO())
+            extra = {METADATA: json.dumps(about)}
+            torch.export.save(program, content := io.BytesIO(), extra_files=extra)
             part.write_bytes(content.getbuffer())
         else:
-            _export_onnx(program, name, batch, part)
+            _export_onnx(program, name, batch, part, about)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _export_onnx(program: Any, name: str, batch: Any, path: Path) -> None:
-    torch.onnx.export(
+def _export_onnx(program: Any, name: str, batch: Any, path: Path, about: dict) -> None:
+    exported: Any = torch.onnx.export(
         program,
         (),
-        path,
         dynamo=True,
         dynamic_shapes=({0: batch},),
-        external_data=False,
         opset_version=OPSET,
         input_names=[name],
         output_names=['features'],
         custom_translation_table={torch.ops.aten.sort.stable: _stable_sort()},
         verbose=False,
     )
+    exported.model.metadata_props.update(
+        {key: json.dumps(value) for key, value in about.items()}
+    )
+    exported.save(path, external_data=False)
 
 
 def _stable_sort() -> Callable:

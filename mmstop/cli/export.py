@@ -3,8 +3,9 @@
     mmstop export configs/stop_msrvtt.py best.pth --out exported
 
 A file takes any number of videos of so many frames as the config tests with, or of
-texts, whose tokens are padded to the context length. ONNX needs the packages of
-mmstop[export].
+texts, whose tokens are padded to the context length, and holds what its user needs to
+know (mean and standard deviation, classes, ...). ONNX needs the packages of
+mmstop[export]; docs/own_videos.md shows how to use the files without mmstop.
 """
 
 import argparse
