@@ -2,18 +2,21 @@
 
 First to name the motions, then, from these weights, to find videos by captions. What is
 there already is reused: the data, a finished training, an unfinished one up to its last
-checkpoint. ``--fresh`` starts anew.
+checkpoint. ``--fresh`` starts anew. The screen shows a line a step; what the steps
+themselves print goes into the files of work_dirs/demo/logs.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Optional
 
 ROOT = Path(__file__).parents[1]
 WORK = Path('work_dirs/demo')
@@ -22,6 +25,13 @@ CAPTIONS = 'moving_shapes_retrieval'
 # So that all of it stays within five minutes: one epoch on captions, few validations.
 FEW_VALIDATIONS = 'train_cfg.val_interval=4'
 ONE_EPOCH = 'train_cfg.max_epochs=1'
+PROGRESS = re.compile(r'Epoch\(\w+\) .*?\[\d+/\d+\]')  # in MMEngine's log
+TAIL = 12  # lines of a log that are shown where its step fails
+WIDTH = 40  # letters of a step's name
+
+
+class StepFailed(Exception):
+    """A step failed; the text names its log and ends with the log's last lines."""
 
 
 def main() -> None:
@@ -29,9 +39,18 @@ def main() -> None:
     parser.add_argument('--fresh', action='store_true', help='forget earlier demos')
     args = parser.parse_args()
     os.chdir(ROOT)
-    if args.fresh:
+    try:
+        show(args.fresh)
+    except StepFailed as failure:
+        sys.exit(str(failure))
+    except KeyboardInterrupt:
+        sys.exit('\nInterrupted. The next demo goes on from the last checkpoint.')
+
+
+def show(fresh: bool) -> None:
+    if fresh:
         shutil.rmtree(WORK, ignore_errors=True)
-    run('1/6 Data', 'tools/data/moving_shapes.py')
+    run('1/6 Data', {'data': ['tools/data/moving_shapes.py']})
     start = time.monotonic()
     frozen = test('2/6 Frozen CLIP', {f'clip_{NAMES}': None, f'clip_{CAPTIONS}': None})
     title = '3/6 STOP learns to name motions'
@@ -40,13 +59,22 @@ def main() -> None:
     found = train(title, f'stop_{CAPTIONS}', f'load_from={named}', ONE_EPOCH)
     tuned = test('5/6 STOP', {f'stop_{NAMES}': named, f'stop_{CAPTIONS}': found})
     seconds = time.monotonic() - start
-    trace = draw('trace', f'stop_{NAMES}', named)
-    ranking = draw('retrieval', f'stop_{CAPTIONS}', found)
+    trace, ranking = WORK / 'trace.png', WORK / 'retrieval.png'
+    drawn = {trace: (f'stop_{NAMES}', named), ranking: (f'stop_{CAPTIONS}', found)}
+    commands = {
+        f'draw_{picture.stem}': [
+            f'tools/analysis/draw_{picture.stem}.py',
+            *(config(name), checkpoint, '--out', picture),
+        ]
+        for picture, (name, checkpoint) in drawn.items()
+    }
+    run('6/6 Pictures', commands)
     print_accuracies(*(results['acc/top1'] for results, _ in (frozen, tuned)))
     print_recalls(*(results for _, results in (frozen, tuned)))
     print(f'Training and testing took {seconds:.0f} s.')
-    print(f'What was prompted in four test videos: {trace}')
+    print(f'What was prompted in four test videos: {trace}, in full: {WORK}/trace/')
     print(f'What four captions find: {ranking}')
+    print(f'Logs: {WORK}/logs/')
 
 
 def config(name: str) -> str:
@@ -57,39 +85,82 @@ def train(title: str, name: str, *options: str) -> Path:
     """Run tools/train.py and return the checkpoint that was best in validation."""
     work_dir = WORK / name
     if (work_dir / 'finished').exists():
-        print(f'\n== {title}: finished before, reused')
+        print(f'{title:<{WIDTH}} finished before, reused')
     else:
         arguments = ['--work-dir', work_dir, '--resume', '--cfg-options', *options]
-        run(title, 'tools/train.py', config(name), *arguments)
+        command = ['tools/train.py', config(name), *arguments]
+        run(title, {f'train_{name}': command})
         (work_dir / 'finished').touch()
     (best,) = work_dir.glob('best_*.pth')
     return best
 
 
-def test(title: str, checkpoints: dict[str, Path | None]) -> list[dict[str, float]]:
+def test(title: str, checkpoints: dict[str, Optional[Path]]) -> list[dict[str, float]]:
     """Run tools/test.py for some configs at once and return what each measured."""
-
-    def one(name: str) -> dict[str, float]:
-        work_dir = WORK / f'test_{name}'
-        arguments = [config(name), checkpoints[name] or 'none', '--work-dir', work_dir]
-        run(f'{title}: {name}', 'tools/test.py', *arguments)
+    work_dirs = {name: WORK / f'test_{name}' for name in checkpoints}
+    commands = {
+        work_dir.name: [
+            'tools/test.py',
+            *(config(name), checkpoints[name] or 'none', '--work-dir', work_dir),
+        ]
+        for name, work_dir in work_dirs.items()
+    }
+    run(title, commands)
+    results = []
+    for work_dir in work_dirs.values():
         logs = sorted(work_dir.glob('*/*.json'), key=lambda path: path.stat().st_mtime)
-        return json.loads(logs[-1].read_text())
-
-    with ThreadPoolExecutor() as pool:  # most of it is starting up
-        return list(pool.map(one, checkpoints))
+        results.append(json.loads(logs[-1].read_text()))
+    return results
 
 
-def draw(kind: str, name: str, checkpoint: Path) -> Path:
-    """Run a tool that draws and return its picture."""
-    picture, tool = WORK / f'{kind}.png', f'tools/analysis/draw_{kind}.py'
-    run('6/6 Picture', tool, config(name), checkpoint, '--out', picture)
-    return picture
+def run(title: str, commands: dict[str, list]) -> None:
+    """Run commands of Python side by side, as one line on the screen.
+
+    Args:
+        title: of the line.
+        commands: by the name of the log that each writes into WORK/logs.
+
+    Raises:
+        StepFailed: one of them failed.
+    """
+    start = time.monotonic()
+    logs = [WORK / 'logs' / f'{name}.log' for name in commands]
+    logs[0].parent.mkdir(parents=True, exist_ok=True)
+    line = f'{title:<{WIDTH}} '
+    print(line, end='', flush=True)
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, *map(str, command)],
+                    stdout=stack.enter_context(log.open('w')),
+                    stderr=subprocess.STDOUT,
+                )
+            )
+            for log, command in zip(logs, commands.values())
+        ]
+        for process, log in zip(running, logs):
+            while process.poll() is None:
+                if sys.stdout.isatty():
+                    print(f'\r{line}{progress(log):<40}', end='', flush=True)
+                time.sleep(0.2)
+    seconds = f'{time.monotonic() - start:.0f} s'
+    print(f'\r{line}{seconds:<40}' if sys.stdout.isatty() else seconds, flush=True)
+    for process, log in zip(running, logs):
+        if process.returncode:
+            raise StepFailed(explain(title, process.returncode, log))
 
 
-def run(title: str, *command: object) -> None:
-    print(f'\n== {title}', flush=True)
-    subprocess.run([sys.executable, *map(str, command)], check=True)
+def progress(log: Path) -> str:
+    """Return where a training or test is, such as 'Epoch(train) [3][40/95]'."""
+    return ([''] + PROGRESS.findall(log.read_text(errors='replace')))[-1]
+
+
+def explain(title: str, code: int, log: Path) -> str:
+    """Name a failed step and its log, and show the log's last lines."""
+    lines = log.read_text(errors='replace').splitlines()[-TAIL:]
+    shown = ''.join(f'\n    {line}' for line in lines)
+    return f'{title}: failed with exit status {code}; {log} ends with:{shown}'
 
 
 def print_accuracies(frozen: float, tuned: float) -> None:
