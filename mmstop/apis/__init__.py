@@ -1,7 +1,7 @@
 """From a trained model to an answer about videos, without a data set."""
 
 from .embedding import Update, update_index
-from .export import export_towers
+from .export import describe_towers, export_towers
 from .index import Hit, ModelID, VideoIndex
 from .reading import list_videos
 from .video_clip import Prediction, VideoCLIP
@@ -13,6 +13,7 @@ __all__ = [
     'Update',
     'VideoCLIP',
     'VideoIndex',
+    'describe_towers',
     'export_towers',
     'list_videos',
     'update_index',
