@@ -161,7 +161,7 @@ def test_links_out_of_docs_work_in_the_site(site):
     assert (page.parent / link).read_text() == source.read_text()
     readme = (site / 'repository' / 'index.html').read_text()
     assert 'href="../own_videos/"' in readme
-    assert 'src="../pictures/moving.png"' in readme
+    assert 'src="../pictures/overview.png"' in readme
 
 
 @pytest.mark.parametrize(
