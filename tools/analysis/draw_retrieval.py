@@ -10,7 +10,6 @@ from typing import Optional
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -21,6 +20,7 @@ import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
 
 from mmaction.apis import init_recognizer  # isort: skip
 
+from mmstop.engine.checks import load_config
 from mmstop.visualization import Found, Query, plot_rankings
 
 NUM_FRAMES = 4  # of a video in the picture
@@ -38,7 +38,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    config = Config.fromfile(args.config)
+    config = load_config(args.config)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         loader = Runner.build_dataloader(config.test_dataloader)
     model = init_recognizer(config, args.checkpoint, device=get_device())

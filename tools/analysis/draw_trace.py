@@ -12,7 +12,6 @@ from typing import Optional
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from PIL import Image
@@ -22,6 +21,7 @@ import mmstop  # noqa: F401  mends and registers before MMAction2 is imported
 from mmaction.apis import init_recognizer  # isort: skip
 from mmaction.registry import DATASETS  # isort: skip
 
+from mmstop.engine.checks import load_config
 from mmstop.visualization import plot_trace, to_image, trace_video
 
 
@@ -36,7 +36,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    config = Config.fromfile(args.config)
+    config = load_config(args.config)
     model = init_recognizer(config, args.checkpoint, device=get_device())
     dataset = DATASETS.build(config.test_dataloader.dataset)
     names = model.cls_head.sentences
