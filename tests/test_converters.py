@@ -357,6 +357,25 @@ def test_lists_with_an_unknown_id_or_one_twice(case, name, root, capsys):
     assert_fails(case, root, capsys, f'{root / name}: line', f"'{twice}' occurs twice")
 
 
+def test_activitynet_s_own_lists_are_json(root, capsys):
+    written = make_case(root, 'activitynet')
+    many = [f'v_{i:011}' for i in range(10_009)]  # 170 kB in one line
+    name = 'annotations/train_list.txt'
+    put(root, name, json.dumps(['v_ehGHC', 'v_QOlSC']))
+    assert convert('activitynet', root) == 0
+    assert read_written(root) == written
+    for content, message in (
+        (['v_QOlSC', 'v_QOlSC'], "entry 2: 'v_QOlSC' occurs twice"),
+        ([{'id': video} for video in many], 'expected a list of video ids, got'),
+        (many, "'v_00000000000' has no captions"),
+        (dict.fromkeys(many), 'has no captions'),
+    ):
+        put(root, name, json.dumps(content))
+        assert convert('activitynet', root) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error) < 400 + 2 * len(str(root))
+
+
 MSRVTT = 'msrvtt_data/MSRVTT_data.json'
 JSFUSION = 'msrvtt_data/MSRVTT_JSFUSION_test.csv'
 TRAINING = 'annotations/vatex_training_v1.0.json'

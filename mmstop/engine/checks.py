@@ -17,6 +17,7 @@ from mmstop.compat import CheckpointError, read_structure
 from mmstop.errors import ConfigError
 from mmstop.towers import CLIPTower
 
+from .agreement import check_agreement
 from .data_checks import check_data, is_local
 from .rawframes import use_rawframes
 from .schema import (
@@ -33,6 +34,7 @@ from .schema import (
     target_at,
     top,
 )
+from .settings import SETTINGS, apply_own_settings, change_setting
 
 __all__ = ['ConfigError', 'check_config', 'load_config']
 
@@ -43,6 +45,8 @@ def load_config(
     path: str, options: Optional[dict] = None, rawframes: bool = False
 ) -> Config:
     """Read a config and merge what ``--cfg-options`` gave, {'a.b.c': value}.
+
+    The names of ``SETTINGS`` are written to all their places before the others.
 
     Args:
         rawframes: before that, let it read extracted frames instead of videos.
@@ -61,10 +65,13 @@ def load_config(
         ) from error
     if rawframes:
         use_rawframes(cfg)
-    if options:
-        for option in options:
-            _check_option(cfg, option, options)
-        cfg.merge_from_dict(options)
+    apply_own_settings(cfg)
+    options = dict(options or {})
+    for name in [option for option in options if option in SETTINGS]:
+        change_setting(cfg, name, options.pop(name))
+    for option in options:
+        _check_option(cfg, option, options)
+    cfg.merge_from_dict(options)
     return cfg
 
 
@@ -85,6 +92,7 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
             raise ConfigError(
                 f'{key}: nothing reads this key; did you mean {near[0]!r}?'
             )
+    check_agreement(cfg)
     start, resume = cfg.get('load_from'), bool(cfg.get('resume'))
     if resume and start is None and cfg.get('work_dir'):
         start = find_latest_checkpoint(cfg.work_dir)

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmstop.engine.agreement import check_towers
 from mmstop.engine.fitting import (
     UNKNOWN,
     find_misfits,
@@ -129,9 +130,14 @@ def unwrap(model: Any) -> Any:
 
 @HOOKS.register_module()
 class ModelInfoHook(Hook):
-    """Log in one line how much of the model trains and where CLIP came from."""
+    """Log in one line how much of the model trains and where CLIP came from.
+
+    Raises:
+        ConfigError: the towers are of different CLIPs.
+    """
 
     def before_run(self, runner: Runner) -> None:
+        check_towers(runner.cfg)
         model = unwrap(runner.model)
         sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
         total = sum(size for size, _ in sizes)

@@ -305,7 +305,7 @@ class CLIPViT(CLIPTower):
                 f"FormatShape(input_format='NCTHW')"
             )
         if tuple(video.shape[-2:]) != size:
-            raise ValueError(
+            raise ConfigError(
                 f'got frames of {tuple(video.shape[-2:])} pixels, {self.arch} was '
                 f'built for {size}; resize and crop to {size} in the pipeline, or '
                 f'choose an architecture of another image size'
@@ -371,7 +371,7 @@ class CLIPText(CLIPTower):
         room = self.context_length - 2  # start and end of text
         for text, tokens in zip(texts, ids):
             if len(tokens) > room:
-                raise ValueError(
+                raise ConfigError(
                     f'{text!r} has {len(tokens)} tokens, {self.arch} has room for '
                     f'{room}; shorten the text or the template around it'
                 )

@@ -10,7 +10,6 @@ from typing import Optional
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 from mmstop.apis.building import build_model, fill_in
+from mmstop.engine.checks import load_config
 from mmstop.visualization import Found, Query, plot_rankings
 
 NUM_FRAMES = 4  # of a video in the picture
@@ -36,7 +36,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    config = Config.fromfile(args.config)
+    config = load_config(args.config)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         loader = Runner.build_dataloader(config.test_dataloader)
     model = build_model(config)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -21,6 +20,7 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 from mmaction.registry import DATASETS  # isort: skip
 
 from mmstop.apis.building import build_model, fill_in
+from mmstop.engine.checks import load_config
 from mmstop.visualization import plot_overview, plot_trace, to_image, trace_dataset
 
 
@@ -35,7 +35,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
-    config = Config.fromfile(args.config)
+    config = load_config(args.config)
     init_default_scope('mmaction')
     model = build_model(config)
     fill_in(model, args.checkpoint, config)  # refuses what does not fit

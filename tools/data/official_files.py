@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmstop.datasets.captions import AnnotationError, check_captions
+from mmstop.datasets.captions import AnnotationError, check_captions, read_json
 from mmstop.errors import short
 from mmstop.text import split_lines
 
@@ -43,14 +43,26 @@ def read_text(path: Path) -> str:
 
 
 def read_ids(path: Path) -> list[str]:
-    """Read a list of video ids, one a line; an extension is not part of the id."""
+    """Read a list of video ids; an extension is not part of the id.
+
+    There is one a line, or the file is a JSON list, as ActivityNet's train_ids.json.
+    """
+    text = read_text(path)
+    lines, unit = split_lines(text), 'line'
+    if text.lstrip().startswith('['):
+        lines, unit = read_json(path), 'entry'
+        if not all(isinstance(video, str) for video in lines):
+            raise AnnotationError(
+                f'{path}: expected a list of video ids, got {short(lines)}; it may be '
+                f'another file, fetch it again'
+            )
     ids: dict[str, None] = {}
-    for number, line in enumerate(split_lines(read_text(path)), start=1):
+    for number, line in enumerate(lines, start=1):
         video = stem(line.strip())
         if video in ids:
             raise AnnotationError(
-                f'{path}: line {number}: {short(video)} occurs twice; remove one of '
-                f'the lines'
+                f'{path}: {unit} {number}: {short(video)} occurs twice; remove one of '
+                f'them'
             )
         if video:
             ids[video] = None
