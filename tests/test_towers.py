@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import pickle
+import socket
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,11 +14,15 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 from mmengine.registry import DefaultScope
+from open_clip.pretrained import get_pretrained_cfg
 from tiny import TEXT, TINY, VIT, wild
 from torch import nn
 
+from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
+from mmstop.towers.download import download
 from mmstop.towers.weights import build_clip
 
 B32 = 'ViT-B-32-quickgelu'
@@ -263,8 +269,38 @@ def test_names_that_lead_nowhere(monkeypatch):
         raise OSError('no network')
 
     monkeypatch.setattr(open_clip, 'download_pretrained', no_network)
+    monkeypatch.setattr('mmstop.towers.download._unreachable', lambda url: None)
     with pytest.raises(ValueError, match='no network.* give its path as weights='):
         MODELS.build(dict(type='CLIPViT', arch=B32, weights='openai'))
+
+
+def test_without_a_network_nothing_is_tried_twice(monkeypatch, tmp_path):
+    def fail(*args, **kwargs):
+        raise OSError('Name or service not known')
+
+    def sleep(seconds):
+        raise AssertionError('it would be tried again')
+
+    monkeypatch.setattr(socket, 'create_connection', fail)
+    monkeypatch.setattr(time, 'sleep', sleep)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    message = (
+        'huggingface.co cannot be reached: Name or service not known.*fetch the '
+        'weights from https://huggingface.co/timm/.*--weights FILE'
+    )
+    tag = get_pretrained_cfg(B32, 'openai')
+    before = constants.HF_HUB_OFFLINE
+    with pytest.raises(ConfigError, match=message):
+        download(B32, 'openai', tag)
+    assert constants.HF_HUB_OFFLINE == before
+    # What was fetched before is found all the same.
+    snapshot = tmp_path / f'models--{tag["hf_hub"].strip("/").replace("/", "--")}'
+    snapshot.joinpath('refs').mkdir(parents=True)
+    snapshot.joinpath('refs', 'main').write_text('abc')
+    file = snapshot / 'snapshots' / 'abc' / 'open_clip_model.safetensors'
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert download(B32, 'openai', tag) == file
 
 
 @torch.no_grad()

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from mmstop.errors import ConfigError, MissingFileError
 
+from .download import download
+
 __all__ = ['as_bytes', 'build_clip', 'checksum', 'resolve_arch']
 
 ASSETS = Path(__file__).parents[1] / 'assets'
@@ -102,7 +104,7 @@ def _locate(arch: str, weights: Optional[str]) -> Optional[Path]:
     tag = get_pretrained_cfg(arch, weights)
     if tag:
         _check_activation(arch, bool(tag.get('quick_gelu')), f'weights={weights!r}')
-        return _download(arch, weights, tag)
+        return download(arch, weights, tag)
     if Path(weights).is_file():
         return Path(weights)
     raise MissingFileError(
@@ -121,16 +123,6 @@ def _packaged(arch: str) -> Path:
             f'or a file'
         )
     return path
-
-
-def _download(arch: str, weights: str, tag: dict) -> Path:
-    try:
-        return Path(open_clip.download_pretrained(tag))
-    except Exception as error:
-        raise ConfigError(
-            f'weights={weights!r} of {arch} could not be downloaded ({error}); fetch '
-            f'the file where there is a network and give its path as weights='
-        ) from error
 
 
 def _check_activation(arch: str, quick_gelu: bool, what: str) -> None:

@@ -1,0 +1,69 @@
+"""Downloading the weights behind a tag of open_clip."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Optional
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import open_clip
+from huggingface_hub import constants
+
+from mmstop.errors import ConfigError
+
+__all__ = ['download']
+
+PATIENCE = 5  # seconds to wait for a connection
+
+
+def download(arch: str, weights: str, tag: dict) -> Path:
+    """Return the file of a tag, from open_clip's cache or the network.
+
+    Args:
+        tag: open_clip's entry of ``weights`` for ``arch``.
+
+    Raises:
+        ConfigError: it is not in the cache and cannot be downloaded.
+    """
+    repository = tag.get('hf_hub', '').rpartition('/')[0]
+    url = f'{constants.ENDPOINT}/{repository}' if repository else tag.get('url', '')
+    fault = _unreachable(url)
+    try:
+        with _offline(fault is not None):
+            return Path(open_clip.download_pretrained(tag))
+    except Exception as error:
+        raise ConfigError(
+            f'weights={weights!r} of {arch} could not be downloaded '
+            f'({fault or error}); fetch the weights from {url} where there is a '
+            f'network, and give its path as weights=FILE (on command lines: '
+            f'--cfg-options weights=FILE, or --weights FILE beside --arch)'
+        ) from error
+
+
+def _unreachable(url: str) -> Optional[str]:
+    """Say why a server cannot be reached; None if it can, or if a proxy has to tell."""
+    parts = urlsplit(url)
+    if not parts.hostname or parts.scheme in getproxies():
+        return None
+    port = parts.port or {'http': 80}.get(parts.scheme, 443)
+    try:
+        socket.create_connection((parts.hostname, port), PATIENCE).close()
+    except OSError as error:
+        return f'{parts.hostname} cannot be reached: {error}'
+    return None
+
+
+@contextmanager
+def _offline(offline: bool) -> Iterator[None]:
+    """Let the Hugging Face Hub look in its cache only, or as it was set.
+
+    It would retry each of three files for some twenty seconds.
+    """
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
