@@ -5,6 +5,9 @@ BIN = $(VENV)/bin
 # Tests run side by side in this many processes.
 JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+# Without compat, a checkout called mmstop hides the package in the folder above it.
+EDITABLE = --constraint requirements/constraints.txt \
+	--config-settings editable_mode=compat --editable
 READY = $(VENV)/.ready
 READY_DOCS = $(VENV)/.ready-docs
 
@@ -15,11 +18,11 @@ env: $(READY)
 $(READY): setup.cfg pyproject.toml $(wildcard requirements/*.txt)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --constraint requirements/constraints.txt --editable '.[lite,tests]'
+	$(BIN)/pip install $(EDITABLE) '.[lite,tests]'
 	touch $@
 
 $(READY_DOCS): $(READY) requirements/docs.txt
-	$(BIN)/pip install --constraint requirements/constraints.txt --editable '.[docs]'
+	$(BIN)/pip install $(EDITABLE) '.[docs]'
 	touch $@
 
 demo: $(READY)

@@ -56,7 +56,7 @@ def test_a_module_that_is_missing_is_named(kind, name, content, folder):
         (folder / f'{name}.py').write_text(content)
         missing = 'no_such_package'
     (folder / 'config.py').write_text(kind.format(base=str(SSV2), name=name))
-    message = rf"config 'config.py' imports what is not there: .*'{missing}'.*PYTHONPATH"
+    message = rf"config 'config.py' imports what is not there: .*'{missing}'.*install"
     with pytest.raises(ConfigError, match=message) as caught:
         load_config('config.py')
     assert '\n' not in str(caught.value)

@@ -53,6 +53,19 @@ def test_wheel_works_from_elsewhere(tmp_path):
     check_what_mim_finds(tmp_path, environment)
 
 
+def test_a_checkout_does_not_hide_its_package():
+    """Or else ``import mmstop`` in the folder above finds the folder instead."""
+    pages = [ROOT / 'README.md', ROOT / 'Makefile', *ROOT.glob('docs/*.md')]
+    installs = [
+        line
+        for page in pages
+        for line in page.read_text().replace('\\\n', '').splitlines()
+        if 'pip install -e' in line or '--editable' in line
+    ]
+    assert len(installs) >= 5
+    assert all('--config-settings editable_mode=compat' in line for line in installs)
+
+
 def check_what_mim_finds(tmp_path, environment):
     """Every config, the tools, and an index that names exactly the configs."""
     installed = tmp_path / INDEX.rpartition('/')[0]
