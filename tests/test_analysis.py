@@ -87,6 +87,9 @@ def test_picture_of_rankings_shows_what_was_found():
 
 def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch):
     config = write_tiny_retrieval(tmp_path)
+    cfg = Config.fromfile(config)
+    cfg.model.backbone = cfg.model.backbone.clip  # zero-shot: it needs no checkpoint
+    cfg.dump(config)
     tool, out = load_tool('draw_retrieval'), tmp_path / 'folder' / 'found.png'
     drawn = []
 

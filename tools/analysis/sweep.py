@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> Results:
     scale = percent(args.metric)
     with ThreadPoolExecutor(args.jobs) as pool:
 
-        def start(option: str) -> list[Future[float]]:
+        def start(option: str) -> list[Future[dict[str, float]]]:
             folder = folder_of(option)
             return [
                 pool.submit(measure, args, folder, [option], seed)
@@ -95,7 +95,10 @@ def run(args: argparse.Namespace) -> Results:
             for key, *values in args.vary
         }
         return {
-            key: {v: [scale * f.result() for f in futures] for v, futures in of.items()}
+            key: {
+                v: [scale * f.result()[args.metric] for f in futures]
+                for v, futures in of.items()
+            }
             for key, of in runs.items()
         }
 
