@@ -410,7 +410,7 @@ def test_throughput_skips_the_start_and_goes_on_with_the_next_epoch():
     [
         (['--methods', 'nope'], '--methods nope: choose from open_clip, clip, stop-jo'),
         (['--arch', 'ViT-B-31'], "arch='ViT-B-31' is not .* did you mean ViT-B-32"),
-        (['--arch', 'RN50'], 'not a CLIP of plain transformers'),
+        (['--arch', 'RN50'], 'not a CLIP with plain transformers'),
         (['--arch', 'missing.json'], 'there is no such file'),
         (['--frames', '0'], '--frames 0: it must be at least 1'),
         (['--batch', '-1'], '--batch -1: it must be at least 1'),

@@ -156,10 +156,10 @@ def test_faulty_class_lists(tmp_path):
     with pytest.raises(ValueError, match="template='a video' has no '{}'"):
         MODELS.build(dict(HEAD, template='a video'))
     for template in ('{} and {}', '{} of {x}', '{}}'):
-        with pytest.raises(ValueError, match="has other braces beside one '{}'"):
+        with pytest.raises(ValueError, match="has braces other than one '{}'"):
             MODELS.build(dict(HEAD, template=template))
     for topk in (0, (1, 0), '5'):
-        with pytest.raises(ValueError, match='topk=.*, expected whole numbers from 1'):
+        with pytest.raises(ValueError, match='topk=.*, expected integers of at least'):
             MODELS.build(dict(HEAD, topk=topk))
     with pytest.raises(ValueError, match=r'tokens, ViT-tiny has room for 14; shorten'):
         MODELS.build(dict(HEAD, template='a ' * 20 + '{}'))

@@ -202,7 +202,7 @@ def test_weights_that_unfold_are_refused(tmp_path):
     module.weight = torch.nn.Parameter(torch.zeros(1_000_000))
     torch.jit.script(module).save(tmp_path / 'a.pt')
     repack(tmp_path / 'a.pt', tmp_path / 'b.pt')
-    message = r'b.pt cannot be read as CLIP weights \(its \S+ bytes unfold to 4,'
+    message = r'b.pt cannot be read as CLIP weights \(its \S+ bytes unpack to 4,'
     with pytest.raises(ConfigError, match=message):
         build_clip(resolve_arch(TINY), str(tmp_path / 'b.pt'))
 
