@@ -43,7 +43,7 @@ KINDS = {
     'folder': 'is a folder; name a file in it',
     'payload': r'asks for posix\.system\. .* nothing in it is run',
     'truncated': 'cannot be read: .* copy, download or save it again',
-    'page': "is no checkpoint, it starts with '<!DOCTYPE html>'",
+    'page': "is not a checkpoint, it starts with '<!DOCTYPE html>'",
     'empty': 'is empty. Expected a whole file',
 }
 WAYS = {
