@@ -136,7 +136,7 @@ def outside(shape: int, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarr
 
 
 def render(scene: Scene, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw the scene with its shape at positions (T, 2): (T, SIZE, SIZE, 3) uint8 RGB."""
+    """Draw the scene with its shape at (T, 2) positions: (T, SIZE, SIZE, 3), uint8."""
     return add_noise(paint(scene.background.astype(np.float32), scene, places), rng)
 
 
