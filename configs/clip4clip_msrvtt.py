@@ -1,4 +1,4 @@
-# CLIP4Clip's full fine-tuning: all of CLIP but its three embeddings.
+# CLIP4Clip: fine-tuning of all of CLIP except its three embeddings.
 _base_ = [
     '_base_/models/clip_retriever.py',
     '_base_/datasets/msrvtt.py',
@@ -7,4 +7,4 @@ _base_ = [
 ]
 trainable = '^(?!.*(conv1|token_embedding|positional_embedding))'
 model = dict(backbone=dict(trainable=trainable), text=dict(trainable=trainable))
-optim_wrapper = dict(optimizer=dict(lr=1e-5))  # CLIP's weights move little
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # small: CLIP's weights should change little

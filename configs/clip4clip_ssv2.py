@@ -1,4 +1,4 @@
-# CLIP4Clip's full fine-tuning: all of CLIP but its three embeddings.
+# CLIP4Clip: fine-tuning of all of CLIP except its three embeddings.
 _base_ = [
     '_base_/models/clip_recognizer.py',
     '_base_/datasets/ssv2.py',
@@ -10,4 +10,4 @@ model = dict(
     backbone=dict(trainable=trainable),
     cls_head=dict(classes={{_base_.classes}}, text=dict(trainable=trainable)),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-5))  # CLIP's weights move little
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # small: CLIP's weights should change little

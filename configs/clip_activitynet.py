@@ -1,4 +1,4 @@
-# Zero-shot: nothing trains, and tools/test.py needs no checkpoint.
+# Zero-shot: nothing is trained, and tools/test.py needs no checkpoint.
 _base_ = [
     '_base_/models/clip_retriever.py',
     '_base_/datasets/activitynet.py',

@@ -1,4 +1,4 @@
-# Zero-shot: nothing trains, and tools/test.py needs no checkpoint.
+# Zero-shot: nothing is trained, and tools/test.py needs no checkpoint.
 _base_ = [
     '_base_/models/moving_shapes_recognizer.py',
     '_base_/datasets/shapes_distractors.py',

@@ -1,7 +1,7 @@
-"""STOP and its relatives for video understanding, as parts of MMEngine runners.
+"""STOP and related methods for video understanding, as MMEngine modules.
 
-Importing the package mends the released third-party packages (:mod:`mmstop.compat`) and
-registers every part; nothing else.
+Importing the package applies the compatibility patches (:mod:`mmstop.compat`) and
+registers every module. It does nothing else.
 """
 
 import warnings
@@ -11,7 +11,7 @@ from . import compat
 compat.apply()
 
 with warnings.catch_warnings():
-    # mmcv-lite has no compiled operators; none of ours needs one.
+    # mmcv-lite has no compiled operators, and mmstop needs none.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformable')
     from . import (
         datasets,

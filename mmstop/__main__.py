@@ -1,4 +1,4 @@
-"""``python -m mmstop`` is ``mmstop``."""
+"""Let ``python -m mmstop`` run the ``mmstop`` command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The errors of a config at fault, and the check of its values' types."""
+"""Exceptions for invalid configs, and type checks for config values."""
 
 import inspect
 from ast import literal_eval
@@ -12,26 +12,27 @@ __all__ = ['ConfigError', 'MissingFileError', 'short', 'typed']
 
 
 class ConfigError(ValueError):
-    """A config, an option or a file that it names is at fault; the text says how."""
+    """A config, an option or a file that it names is invalid; the message says why."""
 
 
 class MissingFileError(ConfigError, FileNotFoundError):
-    """A config names a file that is not there."""
+    """A config names a file that does not exist."""
 
 
 def short(value: Any) -> str:
-    """Show a value from a file, of whatever length, in at most 120 characters."""
+    """Return the ``repr`` of a value, truncated to 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else f'{text[:117]}...'
 
 
 def typed(init: Callable[..., None]) -> Callable[..., None]:
-    """Check the arguments of a constructor against its annotations.
+    """Check a constructor's arguments against its annotations.
 
-    A number in quotes, say, would pass the config and fail far from it, or work.
+    Otherwise a quoted number, for example, passes the config and fails far from it, or
+    is silently accepted.
 
     Raises:
-        ConfigError: by the constructor; it names the argument.
+        ConfigError: raised by the constructor; it names the argument.
     """
     signature = inspect.signature(init)
 
@@ -46,7 +47,7 @@ def typed(init: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-NUMBERS = {int: Integral, float: Real}  # a float may be given as an int, not as a bool
+NUMBERS = {int: Integral, float: Real}  # an int passes as a float, a bool does not
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -77,5 +78,5 @@ def _complain(name: str, value: Any, kind: Any) -> str:
     expected = inspect.formatannotation(kind).replace('collections.abc.', '')
     return (
         f'{name}={value!r} is of type {type(value).__name__}, expected {expected}'
-        f'{f"; say {name}={meant!r}" if _is(meant, kind) else ""}'
+        f'{f"; set {name}={meant!r}" if _is(meant, kind) else ""}'
     )

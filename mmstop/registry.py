@@ -1,8 +1,8 @@
-"""The one door to the MM registries.
+"""Registries shared with all OpenMMLab packages.
 
-A part registered here is known as ``mmstop.Name`` in every scope and as ``Name``
-wherever MMEngine's root registry is searched, which is everywhere. A registration in
-MMAction2's registry alone would be invisible to MMPretrain and plain MMEngine configs.
+A module registered here is available as ``mmstop.Name`` in every scope, and as ``Name``
+wherever MMEngine's root registry is searched, which is everywhere. If it were
+registered with MMAction2 only, MMPretrain and plain MMEngine configs could not find it.
 """
 
 from typing import Any, Optional, Union
@@ -14,7 +14,7 @@ __all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'METRICS', 'MODELS', 'TRANSFORMS']
 
 
 class SharedRegistry(Registry):
-    """Register a module here and in the parent, MMEngine's root registry."""
+    """A registry that also registers its modules with its parent, MMEngine's root."""
 
     def _register_module(
         self,

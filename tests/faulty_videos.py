@@ -52,13 +52,13 @@ def write_bad_videos(folder: Path) -> dict[str, str]:
     return {
         'missing.mp4': 'there is no such file',
         'empty.mp4': 'the file is empty',
-        'page.mp4': 'it is no video, it starts with',
+        'page.mp4': 'it is not a video, it starts with',
         'folder.mp4': 'it is a folder',
         'cut.mp4': r'cut short, [\d,]+ bytes are missing',
         'zero_frames.mp4': 'there is no frame in it',
         'damaged.mp4': 'it cannot be decoded .Invalid data',
         'cut.avi': r'cut short, [\d,]+ bytes are missing',
-        'audio.mp4': 'it is no video, it starts with',
+        'audio.mp4': 'it is not a video, it starts with',
     }
 
 

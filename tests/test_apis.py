@@ -341,7 +341,7 @@ def test_what_is_at_fault(recognition, clip, tmp_path):
     refuses(ConfigError, 'no such file', tmp_path / 'none.py')
     refuses(FileNotFoundError, 'none.pth', checkpoint=tmp_path / 'none.pth')
     refuses(ValueError, r'no checkpoint given, but [\d,]+ param', checkpoint=None)
-    refuses(ValueError, "device='cuda:99' is of no use here: .", device='cuda:99')
+    refuses(ValueError, "device='cuda:99' cannot be used here: .", device='cuda:99')
     refuses(
         ValueError,
         r"decoder='vlc', expected one of \['pyav', 'decord'\]",

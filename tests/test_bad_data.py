@@ -216,7 +216,7 @@ def test_skipping_is_said_and_ends(folder):
 
 def test_nothing_is_skipped_in_testing(folder):
     with pytest.raises(
-        ValueError, match='metric without some of the videos is another'
+        ValueError, match='metric without some of the videos is a different'
     ):
         build(folder, 'bad.txt', on_error='skip', test_mode=True)
     with pytest.raises(
@@ -227,7 +227,7 @@ def test_nothing_is_skipped_in_testing(folder):
 
 def test_pipeline_that_gives_nothing_is_an_error(folder):
     items = build(folder, 'odd.txt', pipeline=[lambda results: None])
-    with pytest.raises(VideoError, match='the pipeline gave nothing for it'):
+    with pytest.raises(VideoError, match='the pipeline returned None for it'):
         items[0]
 
 

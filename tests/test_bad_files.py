@@ -43,7 +43,7 @@ KINDS = {
     'folder': 'is a folder; name a file in it',
     'payload': r'asks for posix\.system\. .* nothing in it is run',
     'truncated': 'cannot be read: .* copy, download or save it again',
-    'page': "is no checkpoint, it starts with '<!DOCTYPE html>'",
+    'page': "is not a checkpoint, it starts with '<!DOCTYPE html>'",
     'empty': 'is empty. Expected a whole file',
 }
 WAYS = {
@@ -159,12 +159,12 @@ HEAD = dict(type='CLIPTextHead', text=dict(VIT, type='CLIPText'))
 @pytest.mark.parametrize(
     'config, message',
     [
-        (dict(STOP, alpha='0.4'), r"alpha='0.4' .* str, expected float; say alpha=0.4"),
-        (dict(STOP, num_spatial=6.0), r'6.0 .* expected int; say num_spatial=6$'),
+        (dict(STOP, alpha='0.4'), r"alpha='0.4' .* str, expected float; set alpha=0.4"),
+        (dict(STOP, num_spatial=6.0), r'6.0 .* expected int; set num_spatial=6$'),
         (dict(STOP, temporal_scale=True), 'temporal_scale=True is of type bool'),
         (dict(STOP, beta=float('inf')), r'beta=inf is outside'),
         (dict(STOP, clip='CLIPViT'), "clip='CLIPViT' is of type str, expected dict"),
-        (dict(VIT, merge='4'), "merge='4' .* expected int; say merge=4"),
+        (dict(VIT, merge='4'), "merge='4' .* expected int; set merge=4"),
         (dict(VIT, trainable=True), r'trainable=True is .* expected Optional\[str\]'),
         (dict(HEAD, classes=[1, 2]), r'classes=\[1, 2\] .* expected .*Sequence\[str\]'),
         (dict(HEAD, classes=3), 'classes=3 is of type int'),
@@ -182,9 +182,9 @@ def test_values_of_other_types(config, message):
 
 
 def test_types_of_transforms_and_hooks():
-    with pytest.raises(ConfigError, match="max_tokens='32' .* say max_tokens=32"):
+    with pytest.raises(ConfigError, match="max_tokens='32' .* set max_tokens=32"):
         TRANSFORMS.build(dict(type='CaptionTokenize', max_tokens='32'))
-    with pytest.raises(ConfigError, match="max_pixels='1' .* say max_pixels=1"):
+    with pytest.raises(ConfigError, match="max_pixels='1' .* set max_pixels=1"):
         TRANSFORMS.build(dict(type='CheckedDecordInit', max_pixels='1'))
     with pytest.raises(ConfigError, match='max_pixels=-1, expected at least 1'):
         TRANSFORMS.build(dict(type='CheckedDecordInit', max_pixels=-1))

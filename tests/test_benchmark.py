@@ -411,14 +411,14 @@ def test_throughput_skips_the_start_and_goes_on_with_the_next_epoch():
     [
         (['--methods', 'nope'], '--methods nope: choose from open_clip, clip, stop-jo'),
         (['--arch', 'ViT-B-31'], "arch='ViT-B-31' is not .* did you mean ViT-B-32"),
-        (['--arch', 'RN50'], 'not a CLIP of plain transformers'),
+        (['--arch', 'RN50'], 'not a CLIP with plain transformers'),
         (['--arch', 'missing.json'], 'there is no such file'),
         (['--frames', '0'], '--frames 0: it must be at least 1'),
         (['--batch', '-1'], '--batch -1: it must be at least 1'),
         (['--num-videos', '0'], '--num-videos 0: it must be at least 1'),
         (['--workers', '-1'], '--workers -1: it must be at least 0'),
         (['--sweep', 'frame=4'], '--sweep frame=4: the axes are frames, batch, arch'),
-        (['--sweep', 'frames=4,0'], '--sweep frames=4,0: give numbers from 1 on'),
+        (['--sweep', 'frames=4,0'], '--sweep frames=4,0: give numbers of at least 1'),
         (
             ['--sweep', f'arch={TINY},ViT-B-31'],
             "arch='ViT-B-31' is not .* did you mean",
@@ -426,7 +426,7 @@ def test_throughput_skips_the_start_and_goes_on_with_the_next_epoch():
         (['--plot', 'a.png'], '--plot draws a sweep; add --sweep'),
         (['missing.json'], 'missing.json: there is no such file'),
         (['missing.py'], "'missing.py': there is no such file"),
-        ([TINY], 'was not written by this tool .* architecture goes to --arch'),
+        ([TINY], 'was not written by this tool .* give an architecture with --arch'),
     ],
 )
 def test_errors_are_one_line(arguments, message, capsys):
@@ -444,7 +444,7 @@ def assert_error(capsys, message):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_gpu_that_is_not_there_is_an_error(capsys):
     assert benchmark.main(['--device', 'cuda']) == 2
-    assert_error(capsys, 'PyTorch finds no GPU; say --device cpu')
+    assert_error(capsys, 'PyTorch finds no GPU; use --device cpu')
 
 
 def test_configs_that_cannot_be_measured(tmp_path, capsys):
@@ -466,7 +466,7 @@ def test_configs_that_cannot_be_measured(tmp_path, capsys):
         **{'train_dataloader.batch_size': 9, 'train_dataloader.drop_last': True}
     )
     assert run('--pipeline', large) == 2
-    assert_error(capsys, 'the training data fill no batch')
+    assert_error(capsys, 'the training data fills no batch')
     for key in ('train_dataloader', 'model'):
         cfg = tiny_config(tmp_path)
         del cfg[key]
@@ -521,7 +521,7 @@ def test_rankings_agree_where_each_video_has_one_caption(tmp_path, capsys):
     assert '200 captions of 200 videos' in printed and 'sorted matrix' in printed
     with pytest.raises(SystemExit):
         retrieval.main(['--videos', '0'])
-    assert '--videos 0: it is at least 1' in capsys.readouterr().err
+    assert '--videos 0: it must be at least 1' in capsys.readouterr().err
 
 
 @pytest.mark.slow

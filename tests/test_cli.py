@@ -92,7 +92,7 @@ def test_names_are_printed_so_that_terminals_do_not_obey(mmstop, folder, tmp_pat
     assert status == 0 and (out + err).count('\n') == 3
     assert r'x\x1b[1m\ny.mp4' in out and r'a\x1bb' in out
     assert r'caf\udce9.mp4' in out + err  # which not every decoder opens
-    assert r'a\n\x1b[2J\u202eb.mp4 cannot be read: it is no video' in err
+    assert r'a\n\x1b[2J\u202eb.mp4 cannot be read: it is not a video' in err
     _, _, err = mmstop('classify', tmp_path / 'no\x1b[2J', *CLIP)
     assert r'no\x1b[2J' in err and '\x1b' not in err + out
 
@@ -139,13 +139,13 @@ def test_user_errors_are_one_line_and_status_2(mmstop, folder, index, tmp_path):
     fails('is neither a file nor a tag', 'search', index, 'x', *CLIP, '--weights', 'x')
     fails('there is no such file', 'search', tmp_path / 'none', 'x', *CLIP)
     fails('was made by', 'search', index, 'x', *CLIP, '--num-frames', 3)
-    fails('is of no use here', 'search', index, 'x', *CLIP, '--device', 'cuda:99')
-    fails("device='meta' is of no use", 'search', index, 'x', *CLIP, '--device', 'meta')
+    fails('cannot be used here', 'search', index, 'x', *CLIP, '--device', 'cuda:99')
+    fails("'meta' cannot be used", 'search', index, 'x', *CLIP, '--device', 'meta')
     ask = ['classify', video, *CLIP]
-    fails("'a', which is empty or there twice", *ask, '--labels', 'a', 'b', 'a')
-    fails("' ', which is empty or there twice", *ask, '--labels', 'a', ' ')
+    fails("'a', which is empty or a duplicate", *ask, '--labels', 'a', 'b', 'a')
+    fails("' ', which is empty or a duplicate", *ask, '--labels', 'a', ' ')
     for template in ('{} {}', '{}{', '{{}}', '{} and {x}'):
-        fails('has other braces beside', *ask, *labels, '--template', template)
+        fails('has braces other than', *ask, *labels, '--template', template)
     fails("'{x}' has no '{}'", *ask, *labels, '--template', '{x}')
 
 
@@ -165,7 +165,7 @@ def test_faults_of_an_index_are_one_line(mmstop, folder, copied, monkeypatch, co
         status, out, err = mmstop(*argv)
         assert (status, out) == (2, '') and err.count('\n') == 1
         assert err.startswith('error: ') and match in err and str(copied) in err
-        assert ('is no index' in match) == ('is no index' in err)
+        assert ('is not an index' in match) == ('is not an index' in err)
 
     faults = {
         'database is locked': 'another process has been writing to it',
@@ -185,7 +185,7 @@ def test_faults_of_an_index_are_one_line(mmstop, folder, copied, monkeypatch, co
             patch.setattr(sqlite3, 'connect', connect)
             fails(match)
     (copied / 'videos.db').write_bytes(b'not a database' * 99)
-    fails('is no index that mmstop embed wrote')
+    fails('is not an index written by mmstop embed')
     (copied / 'videos.db').write_bytes(b'')
     fails('has format 0, this version of mmstop reads 2')
 

@@ -92,7 +92,7 @@ def test_lists_of_other_files_are_not_followed(kind, clips, tmp_path):
     doors = [partial(clip.encode_video, on_error=refuse) for clip in clips]
     doors.append(lambda path: CheckedDecordInit()(dict(filename=path)))
     doors.append(partial(check_video, full=False))
-    expected = 'cut short' if 'box' in kind else 'it is no video, it starts with b'
+    expected = 'cut short' if 'box' in kind else 'it is not a video, it starts with b'
     for door in doors:
         with pytest.raises(VideoError, match=expected):
             door(path)

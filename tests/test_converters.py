@@ -605,7 +605,7 @@ def test_missing_videos_are_counted_and_named_and_dropped_if_asked(case, root, c
         if name == 'train_7k.json':  # its only video is the second of train_9k.json
             assert 'all 1 videos' in block
         else:
-            missing = f'1 of {len(captions)} videos are missing in {root / "videos"}'
+            missing = f'1 of {len(captions)} videos are missing from {root / "videos"}'
             assert f'{missing} (kept' in block and f'  {first}\n' in f'{block}\n'
 
     for captions in written.values():
@@ -715,7 +715,7 @@ def test_splits_of_the_official_vatex_release(root, capsys):
     capsys.readouterr()
 
     put(root, 'annotations/ref_captions.json', {'a': ['b']})
-    assert_fails('vatex release', root, capsys, 'English captions of its own')
+    assert_fails('vatex release', root, capsys, 'has its own English captions')
 
 
 class Payload:

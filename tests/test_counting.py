@@ -200,7 +200,7 @@ def test_sweep_draws_mean_and_range(sweep):
     'vary, message',
     [
         (['model.backbone.alhpa', '0'], "has no 'alhpa'; did you mean 'alpha'"),
-        (['model.backbone.alpha'], 'say its values'),
+        (['model.backbone.alpha'], 'give its values'),
         (['model.backbone.alpha', '0', '0'], 'given twice'),
         (['model.backbone.alpha', '0', '--jobs', '0'], '--jobs 0: it must be'),
     ],

@@ -208,9 +208,9 @@ def test_bad_input(tmp_path):
         VideoTextRetrieval(query_bank=str(tmp_path / 'none.npz'))
     page = tmp_path / 'page.npz'
     page.write_text('<html>')
-    with pytest.raises(ConfigError, match='page.npz.* is not what features_out writes'):
+    with pytest.raises(ConfigError, match='page.npz.* was not written by features_out'):
         VideoTextRetrieval(query_bank=str(page))
-    with pytest.raises(ValueError, match='its name ends in .npz'):
+    with pytest.raises(ValueError, match='expected a .npz file'):
         VideoTextRetrieval(features_out='features.pkl')
     with pytest.raises(ValueError, match='dsl_temperature=0, expected more than 0'):
         VideoTextRetrieval(dsl_temperature=0)
@@ -218,7 +218,7 @@ def test_bad_input(tmp_path):
         measure([sample(torch.ones(4), torch.ones(0, 4))])
     bank = str(tmp_path / 'bank.npz')
     measure(draw([1] * 3), features_out=bank)
-    with pytest.raises(ConfigError, match='features of width 8, this model of 16'):
+    with pytest.raises(ConfigError, match='of width 8, this model of width 16'):
         measure(draw([1] * 3, E=16), query_bank=bank)
 
 

@@ -120,4 +120,4 @@ def test_command_writes_balanced_splits(name, tmp_path, capsys):
     total = f'{(3 * len(task.seen) + len(task.unseen)) * len(classes)} videos'
     assert f'{total} written' in capsys.readouterr().out
     harder.main(arguments)
-    assert f'{total} there already' in capsys.readouterr().out
+    assert f'{total} already there' in capsys.readouterr().out

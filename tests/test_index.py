@@ -175,7 +175,7 @@ def test_files_that_no_index_can_hold_are_reported(clip, few, tmp_path, monkeypa
     assert update.errors == {
         os.fsdecode(strange): 'its name is not UTF-8; rename it',
         str(c): 'No such file or directory',
-        str(b): 'the model makes no finite embedding of it',
+        str(b): 'the model gives no finite embedding for it',
     }
 
 
@@ -386,10 +386,10 @@ def test_refuses_what_is_not_its_own(clip, few, tmp_path):
     ).connection.close()
     for name in ('text', 'other.db', '.'):
         with pytest.raises(
-            (ValueError, FileNotFoundError), match='no index|no such file'
+            (ValueError, FileNotFoundError), match='not an index|no such file'
         ):
             VideoIndex(tmp_path / name)
-    with pytest.raises(ValueError, match='text is no index that mmstop embed wrote'):
+    with pytest.raises(ValueError, match='text is not an index written by'):
         VideoIndex(tmp_path / 'text', ONE)
 
 

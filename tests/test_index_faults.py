@@ -159,7 +159,7 @@ def test_nobody_waits_for_a_reader_nor_a_reader_for_anybody(tmp_path, monkeypatc
         writer.db.execute('BEGIN IMMEDIATE')
         writer.db.execute("DELETE FROM videos WHERE path = '7'")
         assert_right(reader, range(60))
-        remedy = r'x: database is locked: another process has been writing .* let that'
+        remedy = r'x: database is locked: another process has been writing .* wait'
         with pytest.raises(OSError, match=remedy):
             reader.remove(['7'])
         writer.db.execute('ROLLBACK')
@@ -215,16 +215,16 @@ def test_a_kill_while_it_is_made_leaves_none(tmp_path):
 @pytest.mark.parametrize(
     'change, match',
     [
-        (lambda v: v * 2, 'embedding of 7 is no unit vector, its norm is 2'),
-        (lambda v: v * 0, 'embedding of 7 is no unit vector, its norm is 0'),
-        (lambda v: v + np.float32(np.nan), 'of 7 is no unit vector, its norm is nan'),
-        (lambda v: v + np.float32(np.inf), 'of 7 is no unit vector, its norm is inf'),
+        (lambda v: v * 2, 'embedding of 7 is not a unit vector, its norm is 2'),
+        (lambda v: v * 0, 'embedding of 7 is not a unit vector, its norm is 0'),
+        (lambda v: v + np.float32(np.nan), '7 is not a unit vector, its norm is nan'),
+        (lambda v: v + np.float32(np.inf), '7 is not a unit vector, its norm is inf'),
         (lambda v: v.astype('f8'), 'embeddings of float64, expected float32'),
-        (lambda v: v[0], r'of shape \(16,\) of 1 videos, expected \(1, E\)'),
-        (lambda v: v[:0], r'of shape \(0, 16\) of 1 videos, expected \(1, E\)'),
+        (lambda v: v[0], r'of shape \(16,\) for 1 videos, expected \(1, E\)'),
+        (lambda v: v[:0], r'of shape \(0, 16\) for 1 videos, expected \(1, E\)'),
         (
             lambda v: v[:, :1] / abs(v[:, :1]),
-            'of 1 numbers, .*x has those of 16; write',
+            'of width 1, .*x has width 16; write',
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_search_refuses(tmp_path):
         for query, match in (
             (np.ones((1, 4), 'f4'), r'of shape \(1, 4\), index .*x needs \(q, 16\)'),
             (vector_of('1'), r'of shape \(16,\)'),
-            (vectors_of(['1', '2']) * [[1], [np.nan]], 'query 1 is no unit vector'),
+            (vectors_of(['1', '2']) * [[1], [np.nan]], 'query 1 is not a unit vector'),
         ):
             with pytest.raises(ValueError, match=match):
                 index.search(query)
@@ -294,17 +294,17 @@ def test_an_inverted_file_is_the_one_that_was_written_or_none(tmp_path, fault):
         ),
         (
             lambda _, names: names.write_bytes(b'no data base' * 99),
-            'no index .* not a da',
+            'not an index .* not a da',
         ),
         (
             lambda _, names: os.truncate(names, 5000),
-            'no index that mmstop .* malformed',
+            'not an index written by mmstop .* malformed',
         ),
-        (lambda _, names: names.unlink(), 'x is no index that mmstop embed wrote'),
-        ("UPDATE state SET rows_file = '../y'", "'../y' is no name of its own"),
+        (lambda _, names: names.unlink(), 'x is not an index written by mmstop embed'),
+        ("UPDATE state SET rows_file = '../y'", "'../y' is not a plain file name"),
         ('DELETE FROM state', 'or it is damaged .it has no state.; write another'),
         ('DROP TABLE holes', 'or it is damaged|no such table'),
-        ('DELETE FROM videos; DELETE FROM holes', 'or it is damaged .nothing is found'),
+        ('DELETE FROM videos; DELETE FROM holes', 'it is damaged ..*finds nothing'),
         (
             'PRAGMA user_version = 9',
             'has format 9, this version of mmstop reads 2; use',

@@ -156,10 +156,10 @@ def test_faulty_class_lists(tmp_path):
     with pytest.raises(ValueError, match="template='a video' has no '{}'"):
         MODELS.build(dict(HEAD, template='a video'))
     for template in ('{} and {}', '{} of {x}', '{}}'):
-        with pytest.raises(ValueError, match="has other braces beside one '{}'"):
+        with pytest.raises(ValueError, match="has braces other than one '{}'"):
             MODELS.build(dict(HEAD, template=template))
     for topk in (0, (1, 0), '5'):
-        with pytest.raises(ValueError, match='topk=.*, expected whole numbers from 1'):
+        with pytest.raises(ValueError, match='topk=.*, expected integers of at least'):
             MODELS.build(dict(HEAD, topk=topk))
     with pytest.raises(ValueError, match=r'tokens, ViT-tiny has room for 14; shorten'):
         MODELS.build(dict(HEAD, template='a ' * 20 + '{}'))
@@ -185,10 +185,10 @@ CLASS_FILES = {
 BAD_CLASS_FILES = {
     'from_1': (
         '1 run\n2 jump\n',
-        'no class has the id 0, and .* 1 to 2; .* subtract 1',
+        'no class has id 0, and .* 1 to 2; .* subtract 1',
     ),
-    'gap': ('id,name\n0,run\n3,jump\n', 'no class has the id 1, .* expected 0 to 1'),
-    'twice': ('0,run\n0,jump\n', "'run' and 'jump' both have the id 0"),
+    'gap': ('id,name\n0,run\n3,jump\n', 'no class has id 1, .* expected 0 to 1'),
+    'twice': ('0,run\n0,jump\n', "'run' and 'jump' both have id 0"),
     'no_id': ('id,name\n0,run\nx,jump\n', r"line 3: \['x', 'jump'\], expected an id"),
     'no_quotes': ('id,name\n0,kick, a ball\n', 'line 2: .* put quotes around'),
     'videos': ('a/b.mp4 0\nc d.avi 1\n', "a list of videos, 'a/b.mp4 0', expected"),

@@ -108,7 +108,7 @@ BAD_LISTS = {
     ),
     'no_frames': ('a 0 1', {}, "line 1: 'a 0 1' is not a folder"),
     'negative': ('a -2 1', {}, "line 1: 'a -2 1' has -2 frames; correct or remove"),
-    'negative_label': ('a 2 -1', {}, "line 1: 'a 2 -1' has the label -1; labels are"),
+    'negative_label': ('a 2 -1', {}, "line 1: 'a 2 -1' has the label -1; labels start"),
     'twice': ('a 5 1\nb 2 1\na 6 2', {}, "lines 1 and 3 both name 'a'; remove one"),
     'words': ('a b 5 1', dict(multi_class=True), "line 1: 'a b 5 1' is not a folder"),
     'no_labels': ('a 5\nb 6', dict(multi_class=True), 'no line has a label after the'),
@@ -191,9 +191,9 @@ FAULTS = {
     'start_index=0',
     'empty': "it has no frame such as 'img_00001.jpg', but no file",
     'hole': 'img_00005.jpg is missing',
-    'cut': r'img_00005.jpg is no whole picture \(image file is truncated',
-    'page': r'img_00005.jpg is no whole picture \(cannot identify image file',
-    'deep': 'img_00005.jpg has more than 8 bits a channel',
+    'cut': r'img_00005.jpg is not a complete image \(image file is truncated',
+    'page': r'img_00005.jpg is not a complete image \(cannot identify image file',
+    'deep': 'img_00005.jpg has more than 8 bits per channel',
     'size': 'img_00005.jpg has 48 x 48 pixels and img_00001.jpg 32 x 32',
 }
 
@@ -309,5 +309,5 @@ def test_check_videos_reads_frames(folder, capsys):
     for video in videos:
         video.check(full=True)
     spoil(folder, 'cut')
-    with pytest.raises(VideoError, match='img_00005.jpg is no whole picture'):
+    with pytest.raises(VideoError, match='img_00005.jpg is not a complete image'):
         videos[0].check(full=True)

@@ -193,7 +193,7 @@ def test_room_for_captions():
 
 
 FAULTS = {
-    '{"a.mp4": ["one"], "b.mp4": ["t': 'not a whole JSON file.*fetch it again',
+    '{"a.mp4": ["one"], "b.mp4": ["t': 'not a whole JSON file.*download it again',
     '{"a.mp4": ["one"], "a.mp4": ["two"]}': "'a.mp4' occurs twice",
     '{"a.mp4": ["one", "  "]}': "caption 1 of 'a.mp4' is '  ', expected words",
     '{"a.mp4": ["one", 7]}': "caption 1 of 'a.mp4' is 7, expected words",

@@ -204,7 +204,7 @@ def test_numbers_of_videos_and_processes(clip, folder):
 def test_a_killed_data_worker_names_its_video(tmp_path):
     dataset = killing(tmp_path, 'killed.mp4')
     loader = DataLoader(dataset, 2, num_workers=2, collate_fn=pseudo_collate)
-    message = r'videos/killed.mp4 \(line 4 of \S+train.txt\). Take it out of the annot'
+    message = r'videos/killed.mp4 \(line 4 of \S+train.txt\). Remove it from the annot'
     with pytest.raises(VideoError, match=message), plain_worker_errors():
         list(loader)
     dataset = killing(tmp_path, 'raise.mp4')

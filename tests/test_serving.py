@@ -468,7 +468,7 @@ def test_in_a_browser(address, browser, folder):
     assert first.evaluate('video => video.duration') == pytest.approx(2, abs=0.2)
 
     page.get_by_role('tab', name='Your own video').click()
-    labels = page.get_by_role('textbox', name='Labels, one a line')
+    labels = page.get_by_role('textbox', name='Labels, one per line')
     labels.fill('\n'.join(LABELS))
     labels.press('Control+Enter')
     video = folder / 'videos' / 'red_circle.mp4'

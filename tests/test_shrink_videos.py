@@ -235,7 +235,7 @@ def test_other_people_s_videos_stay(tmp_path):
     (tmp_path / 'small').mkdir()
     other = write(Video('mp4', num=4), tmp_path / 'small' / 'video')
     content = other.read_bytes()
-    with pytest.raises(VideoError, match='video.mp4 is there and was not made by this'):
+    with pytest.raises(VideoError, match='video.mp4 exists and was not made by this'):
         shrink(source)
     assert other.read_bytes() == content
 
@@ -294,7 +294,7 @@ def test_tree_is_kept_and_failures_are_listed(tree, here, capsys):
     output = capsys.readouterr().out
     assert line in output and '0 more videos take about' in output
     assert f'2 of 3 videos are in {tree}/small' in output
-    assert 'those named .avi are MP4 by their content' in output
+    assert 'files named .avi have MP4 content' in output
     (tree / 'videos' / 'broken.mp4').unlink()
     (tree / 'small' / 'a' / 'one.avi.123.part').write_bytes(b'')  # of a killed process
     assert shrink_tree(tree) == 0
@@ -308,8 +308,8 @@ def test_space_is_estimated_from_a_sample(tree, here, capsys, monkeypatch):
     )
     assert shrink_tree(tree) == 2
     error = capsys.readouterr().err
-    assert '2 more videos take about 0.00 GB, as those so far became' in error
-    assert '0.00 GB are free. Make room, or choose a smaller' in error
+    assert '2 more videos take about 0.00 GB, since those so far became' in error
+    assert '0.00 GB are free. Free some space, or choose' in error
     assert [p.name for p in (tree / 'small').rglob('*.*')] == ['one.avi']
 
 
@@ -317,7 +317,7 @@ def test_sample_that_fails_tells_nothing_of_space(tree, here, capsys, monkeypatc
     monkeypatch.setattr(tool, 'SAMPLE', 1)
     (tree / 'videos' / 'a' / 'one.avi').write_bytes(b'')
     assert shrink_tree(tree) == 1
-    assert 'how much space is needed is not known' in capsys.readouterr().out
+    assert 'the space needed is unknown' in capsys.readouterr().out
 
 
 def test_two_runs_do_not_share_a_folder(tree, here, capsys):
@@ -334,15 +334,15 @@ def test_two_runs_do_not_share_a_folder(tree, here, capsys):
     other.start()
     assert ours.recv() == 'locked'
     assert shrink_tree(tree) == 2
-    assert 'small: another run writes into it' in capsys.readouterr().err
+    assert 'small: another run is writing to it' in capsys.readouterr().err
     ours.send('go')
     other.join()
     assert not list((tree / 'small').iterdir())
 
 
 BAD_ARGUMENTS = {
-    'odd': (['--short-side', '225'], '--short-side 225: expected an even number from'),
-    'tiny': (['--short-side', '8'], '--short-side 8: expected an even number from 16'),
+    'odd': (['--short-side', '225'], '--short-side 225: expected an even number of'),
+    'tiny': (['--short-side', '8'], '--short-side 8: expected an even number of at'),
     'rate': (['--fps', '0'], '--fps 0: expected more than 0'),
     'workers': (['--workers', '0'], '--workers 0: expected at least 1'),
     'timeout': (['--timeout', '0'], '--timeout 0: expected more than 0 seconds'),
@@ -362,9 +362,9 @@ def test_bad_folder_is_one_line(tree, capsys):
     (tree / 'empty').mkdir()
     for source, target, message in (
         (tree / 'none', tree / 'small', 'none: there is no such folder'),
-        (videos, videos, 'it is, or is inside or around, the folder of the videos'),
-        (videos, videos / 'small', 'it is, or is inside or around, the folder'),
-        (videos, tree, 'it is, or is inside or around, the folder of the videos'),
+        (videos, videos, 'it is, contains or lies inside the folder of the videos'),
+        (videos, videos / 'small', 'it is, contains or lies inside the folder'),
+        (videos, tree, 'it is, contains or lies inside the folder of the videos'),
         (videos, tree / 'file', 'file: it is a file, expected a folder'),
         (tree / 'empty', tree / 'small', 'a folder without a video'),
     ):

@@ -286,11 +286,11 @@ def test_float64_is_never_narrowed():
         (dict(beta=-1), r'beta=-1 is outside'),
         (dict(temporal_scale=-2), r'temporal_scale=-2 is outside'),
         (dict(attention='global'), r"attention='global' .* \('joint', 'frame'\)"),
-        (dict(selection='soft'), r"selection='soft' is unknown; say one of"),
+        (dict(selection='soft'), r"selection='soft' is unknown; use one of"),
         (dict(prompter='mlp'), r"prompter='mlp' .* \('linear', 'figure'\)"),
         (dict(depth=0), r"depth=0 is outside \[1, 3\], the tower's blocks"),
         (dict(depth=4), r"depth=4 is outside \[1, 3\], the tower's blocks"),
-        (dict(strength=0.0), 'strength=0.0 is not positive; say None for no bound'),
+        (dict(strength=0.0), 'strength=0.0 is not positive; set None for no bound'),
     ],
 )
 def test_arguments_out_of_range(option, message):

@@ -67,7 +67,7 @@ def test_inferencers_run_no_stored_config(spoil, tmp_path):
 
     program = PROGRAM.format(tmp_path / 'RAN')
     path = spoil(lambda c: c['message_hub']['runtime_info'].update(cfg=program))
-    message = r"spoilt.pth' and no config: .* is not run; name its config file"
+    message = r"spoilt.pth' and no config: .* is not run; give the config file"
     with pytest.raises(ValueError, match=message):
         ActionRecogInferencer(None, weights=str(path))
     assert not (tmp_path / 'RAN').exists()
@@ -187,7 +187,7 @@ def test_an_archive_that_unfolds_is_refused(tmp_path):
     torch.save(dict(state_dict=dict(w=torch.zeros(1_000_000))), tmp_path / 'a.pth')
     repack(tmp_path / 'a.pth', tmp_path / 'b.pth')
     assert (tmp_path / 'b.pth').stat().st_size < 10_000
-    with pytest.raises(compat.CheckpointError, match='b.pth .*: it unfolds'):
+    with pytest.raises(compat.CheckpointError, match='b.pth .*: it unpacks'):
         read(tmp_path / 'b.pth')
     # A second list of records, in front of which bytes were put, is not looked for.
     data = (tmp_path / 'a.pth').read_bytes()
@@ -202,7 +202,7 @@ def test_weights_that_unfold_are_refused(tmp_path):
     module.weight = torch.nn.Parameter(torch.zeros(1_000_000))
     torch.jit.script(module).save(tmp_path / 'a.pt')
     repack(tmp_path / 'a.pt', tmp_path / 'b.pt')
-    message = r'b.pt cannot be read as CLIP weights \(its \S+ bytes unfold to 4,'
+    message = r'b.pt cannot be read as CLIP weights \(its \S+ bytes unpack to 4,'
     with pytest.raises(ConfigError, match=message):
         build_clip(resolve_arch(TINY), str(tmp_path / 'b.pt'))
 

@@ -213,7 +213,7 @@ def test_files_that_hold_no_clip(tmp_path):
     numbers = tmp_path / 'numbers.pt'
     for content in ({'epoch': 3}, torch.zeros(3)):
         torch.save(content, numbers)
-        with pytest.raises(ValueError, match='numbers.pt holds something else than'):
+        with pytest.raises(ValueError, match='numbers.pt holds something other than'):
             MODELS.build(dict(VIT, weights=str(numbers)))
     other = tmp_path / 'other.pt'
     torch.save({'weight': torch.zeros(3)}, other)
@@ -242,7 +242,7 @@ def test_weights_of_another_architecture_or_image_size(weights, tmp_path):
 
 
 def test_quickgelu_mismatch_is_an_error(clip, tmp_path):
-    with pytest.raises(ValueError, match="say arch='ViT-B-32-quickgelu'"):
+    with pytest.raises(ValueError, match="set arch='ViT-B-32-quickgelu'"):
         MODELS.build(dict(type='CLIPViT', arch='ViT-B-32', weights='openai'))
     config = json.loads(Path(TINY).read_text())
     config['quick_gelu'] = False
@@ -256,13 +256,13 @@ def test_quickgelu_mismatch_is_an_error(clip, tmp_path):
 def test_names_that_lead_nowhere(monkeypatch):
     with pytest.raises(ValueError, match='did you mean ViT-B-32-quickgelu'):
         MODELS.build(dict(type='CLIPViT', arch='ViT-B-32-quickgel', weights=None))
-    with pytest.raises(ValueError, match='not a CLIP of plain transformers'):
+    with pytest.raises(ValueError, match='not a CLIP with plain transformers'):
         MODELS.build(dict(type='CLIPViT', arch='ViT-B-16-SigLIP', weights=None))
     with pytest.raises(ValueError, match='a ResNet'):
         MODELS.build(dict(type='CLIPViT', arch='RN50', weights=None))
     with pytest.raises(FileNotFoundError, match="tags are .*'openai'"):
         MODELS.build(dict(type='CLIPViT', arch=B32, weights='opnai'))
-    with pytest.raises(FileNotFoundError, match='brings weights for'):
+    with pytest.raises(FileNotFoundError, match='this package has weights for'):
         MODELS.build(dict(type='CLIPViT', arch=B32, weights='mmstop'))
 
     def no_network(*args, **kwargs):

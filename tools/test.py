@@ -1,4 +1,4 @@
-"""Test a model: print its metrics, keep its predictions, draw them."""
+"""Test a model: print its metrics, save its predictions, draw them."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-import mmstop  # noqa: F401  (patches dependencies and registers the parts)
+import mmstop  # noqa: F401  (patches dependencies and registers modules)
 from mmstop.datasets import VideoError
 from mmstop.datasets.workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config
@@ -29,10 +29,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add(
         'checkpoint',
         nargs='?',
-        help="checkpoint file; left out, or 'none', where the model was not trained",
+        help="checkpoint file; omit it, or give 'none', if the model was not trained",
     )
-    add('--work-dir', help='where logs go')
-    add('--dump', metavar='FILE.pkl', help='keep the predictions in this file')
+    add('--work-dir', help='folder of logs')
+    add('--dump', metavar='FILE.pkl', help='save the predictions in this file')
     add('--show-dir', help='draw videos with their predictions into this folder')
     add('--interval', type=int, default=1, help='with --show-dir: every n-th video')
     add(
@@ -51,17 +51,17 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args(argv)
     if args.interval < 1:
-        parser.error(f'--interval {args.interval}: it is at least 1')
+        parser.error(f'--interval {args.interval}: it must be at least 1')
     if args.dump and not args.dump.endswith(('.pkl', '.pickle')):
-        parser.error(f'--dump {args.dump}: its name ends in .pkl or .pickle')
+        parser.error(f'--dump {args.dump}: its name must end in .pkl or .pickle')
     return args
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """Load the config, let the arguments win over it, and check the result.
+    """Load the config, override it with the arguments, and check the result.
 
     Raises:
-        ConfigError: the config or an argument is at fault.
+        ConfigError: the config or an argument is invalid.
     """
     cfg = load_config(args.config, args.cfg_options, args.rawframes)
     cfg.launcher = args.launcher

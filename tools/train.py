@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-import mmstop  # noqa: F401  (patches dependencies and registers the parts)
+import mmstop  # noqa: F401  (patches dependencies and registers modules)
 from mmstop.datasets import VideoError
 from mmstop.datasets.workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config
@@ -26,13 +26,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('config', help='config file')
-    add('--work-dir', help='where logs and checkpoints go')
+    add('--work-dir', help='folder of logs and checkpoints')
     add(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the last one in the work directory',
+        help='resume from this checkpoint, or the latest one in the work directory',
     )
     add('--amp', action='store_true', help='mixed precision; needs a GPU')
     add('--no-validate', action='store_true', help='do not evaluate while training')
@@ -42,7 +42,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='scale the learning rate with the total batch size',
     )
     add('--seed', type=int, help='seed, instead of the one in the config')
-    add('--diff-rank-seed', action='store_true', help='another seed in every process')
+    add('--diff-rank-seed', action='store_true', help='a different seed per process')
     add('--deterministic', action='store_true', help='deterministic algorithms only')
     add(
         '--rawframes',
@@ -62,10 +62,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """Load the config, let the arguments win over it, and check the result.
+    """Load the config, override it with the arguments, and check the result.
 
     Raises:
-        ConfigError: the config or an argument is at fault.
+        ConfigError: the config or an argument is invalid.
     """
     cfg = load_config(args.config, args.cfg_options, args.rawframes)
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
@@ -95,13 +95,13 @@ def _check_work_dir(work_dir: str) -> None:
         TemporaryFile(dir=work_dir).close()
     except OSError as error:
         raise ConfigError(
-            f'work_dir={work_dir!r} cannot be written: {error.strerror}; name another '
-            f'with --work-dir'
+            f'work_dir={work_dir!r} cannot be written: {error.strerror}; choose '
+            f'another with --work-dir'
         ) from None
 
 
 def _set_start(cfg: Config, resume: Optional[str]) -> None:
-    """Start from ``resume``; 'auto' means where this run stopped, if it ever began."""
+    """Set the start: 'auto' resumes the work directory's last checkpoint, if any."""
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' and Path(cfg.work_dir, 'last_checkpoint').is_file():
@@ -124,8 +124,8 @@ def _set_randomness(cfg: Config, args: argparse.Namespace) -> None:
 def _scale_lr(cfg: Config) -> None:
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
         raise ConfigError(
-            '--auto-scale-lr: the config does not say for which total batch size its '
-            'learning rate is; add auto_scale_lr=dict(base_batch_size=...)'
+            '--auto-scale-lr: the config does not state the total batch size of its '
+            'learning rate; add auto_scale_lr=dict(base_batch_size=...)'
         )
     cfg.auto_scale_lr.enable = True
 
@@ -136,23 +136,24 @@ def _set_precision(cfg: Config, amp: bool) -> None:
     if amp:
         if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise ConfigError(
-                f'--amp: optim_wrapper is a {wrapper}, which has no mixed precision; '
+                f'--amp: optim_wrapper is {wrapper}, which has no mixed precision; '
                 f'only OptimWrapper can be replaced by AmpOptimWrapper'
             )
         cfg.optim_wrapper.type = wrapper = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if wrapper == 'AmpOptimWrapper' and get_device() in ('cpu', 'mps'):
         raise ConfigError(
-            f'mixed precision needs a GPU and this machine has only '
+            f'mixed precision needs a GPU, but this machine has only '
             f'{get_device()!r}; leave out '
             f'{"--amp" if amp else "optim_wrapper.type=AmpOptimWrapper"}'
         )
 
 
 def _drop_late_schedulers(cfg: Config) -> None:
-    """Drop the schedulers that would begin when a short run is already over.
+    """Drop the schedulers that would begin after the end of a short run.
 
-    MMEngine refuses to build them. One whose end the config states is left to it.
+    MMEngine refuses to build them. A scheduler with an explicit ``end`` is kept, so
+    that MMEngine reports it.
     """
     schedulers, epochs = cfg.get('param_scheduler'), cfg.train_cfg.get('max_epochs')
     if not isinstance(schedulers, list) or not isinstance(epochs, int):

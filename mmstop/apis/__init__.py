@@ -1,4 +1,4 @@
-"""From a trained model to an answer about videos, without a data set."""
+"""Use a trained model on your own videos, without a dataset."""
 
 from .embedding import Update, update_index
 from .export import describe_towers, export_towers

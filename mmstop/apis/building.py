@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to a model that is ready for videos of one's own."""
+"""Build a model from a config and a checkpoint, ready for your own videos."""
 
 import hashlib
 import json
@@ -46,12 +46,12 @@ __all__ = [
 
 
 def config_name(cfg: Config) -> str:
-    """Name a config in messages."""
+    """Return the name of a config for messages."""
     return cfg.filename or 'a config made in Python'
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of a name, which may be 'auto'.
+    """Return the device with a name, which may be 'auto'.
 
     Raises:
         ValueError: there is no such device.
@@ -59,25 +59,25 @@ def find_device(name: str) -> torch.device:
     name = get_device() if name == 'auto' else name
     try:
         device = torch.empty(0, device=name)
-        device.cpu()  # 'meta' gives nothing back
+        device.cpu()  # fails for 'meta'
         return device.device
     except (AssertionError, RuntimeError) as error:
         reason = str(error).split('\n')[0]
-        raise ValueError(f'device={name!r} is of no use here: {reason}') from None
+        raise ValueError(f'device={name!r} cannot be used here: {reason}') from None
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
-    """Return the steps in which a config reads a video for testing.
+    """Return the steps of a config's test pipeline.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the config has none.
     """
     loader: Any = cfg.get('test_dataloader') or {}
     dataset = loader.get('dataset') or {}
     if 'pipeline' not in dataset:
         raise ValueError(
-            f'{config_name(cfg)} has no test_dataloader.dataset.pipeline, which says '
-            f'how a video is read'
+            f'{config_name(cfg)} has no test_dataloader.dataset.pipeline, which '
+            f'defines how a video is read'
         )
     steps = dataset['pipeline']
     if not isinstance(steps, (list, tuple)):
@@ -91,10 +91,10 @@ def test_pipeline(cfg: Config) -> list[dict]:
 def reading_pipelines(
     cfg: Config, decoder: Optional[str] = None
 ) -> tuple[Compose, Compose]:
-    """Build the pipelines that read files, and frames in memory, as for testing.
+    """Build the test pipelines, one for files and one for frames in memory.
 
     Args:
-        decoder: that of :func:`use_decoder`.
+        decoder: the ``name`` of :func:`use_decoder`.
 
     Raises:
         ValueError: the config has no pipeline that reads videos, or there is no such
@@ -110,7 +110,7 @@ def text_tower(model: nn.Module) -> Any:
     """Return the ``CLIPText`` of a model.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the model has none.
     """
     if isinstance(model, CLIPRetriever):
         return model.text
@@ -118,20 +118,20 @@ def text_tower(model: nn.Module) -> Any:
     if isinstance(head, CLIPTextHead):
         return head.text
     raise ValueError(
-        f'{type(model).__name__} with {type(head).__name__} has no text tower; take a '
+        f'{type(model).__name__} with {type(head).__name__} has no text tower; use a '
         f'CLIPRetriever or a recognizer with a CLIPTextHead'
     )
 
 
 def build_model(cfg: Config) -> Any:
-    """Build a config's model, in which what was trained is still missing."""
+    """Build a config's model, before the checkpoint is loaded."""
     with _building(cfg, 'the model'):
         return MODELS.build(cfg.model)
 
 
 @contextmanager
 def _building(cfg: Config, what: str) -> Iterator[None]:
-    """Build parts of a config; what they refuse is the config's fault."""
+    """Turn errors while parts of a config are built into a ``ConfigError``."""
     try:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmaction')):
             yield
@@ -145,11 +145,11 @@ def _building(cfg: Config, what: str) -> Iterator[None]:
 def fill_in(
     model: nn.Module, checkpoint: Union[str, os.PathLike, None], cfg: Config
 ) -> None:
-    """Give a model its weights; what it needs must be there, and nothing else.
+    """Load a checkpoint, which must hold exactly the weights that the model needs.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ConfigError: the checkpoint does not fit, or is missing and needed.
+        ConfigError: the checkpoint does not fit, or none is given but one is needed.
     """
     if checkpoint is None:
         refuse_untrained(model, config_name(cfg))
@@ -160,7 +160,7 @@ def fill_in(
     if _is_strict(cfg) and (misfits := find_misfits(model, loaded, cfg)):
         raise ConfigError(
             f'checkpoint {path} does not fit the model of {config_name(cfg)}: {misfits}'
-            f'. Use the config that it was trained with, or, to take what fits, '
+            f'. Use the config that it was trained with, or, to load what fits, '
             f'default_hooks.checkpoint.strict=False'
         )
     if _is_strict(cfg) and lacks_identity(loaded):
@@ -176,7 +176,7 @@ def _is_strict(cfg: Config) -> bool:
 
 
 def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:
-    """Write the config of a CLIP that nobody trained."""
+    """Return the config of CLIP as it is, without training."""
     name = resolve_arch(arch)
     size = open_clip.get_model_config(name)['vision_cfg'].get('image_size', 224)
     tower = dict(arch=arch, weights=weights)
@@ -207,13 +207,13 @@ def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:
 
 
 def fingerprint(cfg: Config, model: nn.Module, decoder: str) -> str:
-    """Hash what the embeddings of a model depend on, as 64 hexadecimal digits.
+    """Hash everything that a model's embeddings depend on, as 64 hexadecimal digits.
 
-    That is all weights, the configs of the towers and of the pixels, the test pipeline
-    and the decoder; not where files are.
+    This covers all weights, the configs of the towers and the preprocessor, the test
+    pipeline and the decoder, but not the locations of files.
     """
     towers = [cfg.model.backbone, cfg.model.get('text') or cfg.model.cls_head.text]
-    kept = 'array' if decoder == EXACT else decoder  # how exact frames come is the same
+    kept = 'array' if decoder == EXACT else decoder  # both read the same exact frames
     steps = use_decoder(test_pipeline(cfg), kept)
     parts = [*towers, cfg.model.data_preprocessor, steps, decoder]
     digest = hashlib.sha256(json.dumps(_portable(parts), default=str).encode())
@@ -224,7 +224,7 @@ def fingerprint(cfg: Config, model: nn.Module, decoder: str) -> str:
 
 
 def _portable(node: Any) -> Any:
-    """Leave out of a config where files are: weights are hashed by themselves."""
+    """Remove file locations from a config; the weights are hashed separately."""
     if isinstance(node, dict):
         return {
             key: (

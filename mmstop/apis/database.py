@@ -1,9 +1,9 @@
-"""The SQLite file of an index: opened, read, written, and its faults in plain words.
+"""Access to the SQLite file of an index, with errors in plain words.
 
-The file is in WAL mode: readers see the index as it was when they began, and neither
-they nor the one writer wait for each other. That needs a folder that can be written to
-and one machine at a time; in a folder that cannot be, the file is opened as one that
-does not change, and what changed nevertheless is refused.
+The file is in WAL mode: readers see the index as it was when they began, and readers
+and the one writer do not wait for each other. That requires a writable folder and one
+machine at a time. In a read-only folder the file is opened as immutable, and an error
+is raised if it changes nevertheless.
 """
 
 import os
@@ -16,24 +16,24 @@ from urllib.parse import quote
 
 __all__ = ['Database', 'explain']
 
-PATIENCE = 60  # seconds that a writer waits for another one's batch
+PATIENCE = 60  # seconds that a writer waits for another writer's batch
 
-REMEDIES = {  # by what SQLite's message says
-    'locked': 'another process has been writing to it for a minute; let that end',
+REMEDIES = {  # by a word in SQLite's message
+    'locked': 'another process has been writing to it for a minute; wait until it ends',
     'readonly': 'it cannot be written to; check its permissions and its disk',
     'full': 'the disk is full; free some space and start again, no batch is lost',
-    'I/O': 'its disk fails or is full; see to it and start again, no batch is lost',
+    'I/O': 'its disk fails or is full; fix that and start again, no batch is lost',
     'unable to open': 'check the permissions of its folder',
     'out of memory': 'there is not enough memory',
 }
 
 
 class Database:
-    """A connection to an SQLite file that exists, for one thread.
+    """A connection to an existing SQLite file, for one thread.
 
     Args:
-        path: of the file.
-        name: what messages call it.
+        path: path of the file.
+        name: name of the index in messages.
 
     Raises:
         OSError: it cannot be opened.
@@ -48,7 +48,7 @@ class Database:
         mode = 'rw'
         if not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)):
             mode = 'ro'
-            if not self._log.exists():  # nobody writes, or some batch is in the log
+            if not self._log.exists():  # no writer is active and no batch is in the log
                 mode, self._frozen = 'ro&immutable=1', self._stamp()
         with explain(self.name):
             self.connection = sqlite3.connect(
@@ -67,14 +67,14 @@ class Database:
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def _changed(self) -> bool:
-        """Tell whether somebody writes to a file that was opened as unchanging."""
+        """Tell whether a file that was opened as immutable has changed."""
         return self._frozen is not None and (
             self._log.exists() or self._frozen != self._stamp()
         )
 
     @contextmanager
     def transaction(self, write: bool = False) -> Iterator[sqlite3.Connection]:
-        """Read one moment of the file, or change it: all of the body or nothing.
+        """Read a snapshot of the file, or change it, all or nothing.
 
         Raises:
             OSError: it is locked, cannot be written to, or the disk is full.
@@ -96,7 +96,7 @@ class Database:
             raise OSError(f'index {self.name} changed while it was read; try again')
 
     def close(self) -> None:
-        """Close the file; closing twice is no error."""
+        """Close the file; closing twice is not an error."""
         self.connection.close()
 
 
@@ -106,17 +106,17 @@ def explain(name: Path) -> Iterator[None]:
 
     Raises:
         OSError: it is locked, cannot be written to, or the disk is full.
-        ValueError: it is damaged, or no index.
+        ValueError: it is damaged or not an index.
     """
     try:
         yield
-    except sqlite3.ProgrammingError:  # ours, not the file's
+    except sqlite3.ProgrammingError:  # a bug, not a damaged file
         raise
     except sqlite3.Error as error:
         for text, remedy in REMEDIES.items():
             if text in str(error):
                 raise OSError(f'index {name}: {error}: {remedy}') from None
         raise ValueError(
-            f'{name} is no index that mmstop embed wrote, or it is damaged ({error}); '
-            f'write another one'
+            f'{name} is not an index written by mmstop embed, or it is damaged '
+            f'({error}); write another one'
         ) from None

@@ -1,4 +1,4 @@
-"""Keeping an index of videos up to date, in one process or in many."""
+"""Keep an index of videos up to date, in one or several processes."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,28 +14,28 @@ from .video_clip import VideoCLIP
 
 __all__ = ['Update', 'update_index']
 
-FAULTS = (OSError, ValueError)  # of the sources, the index and the disk
+FAULTS = (OSError, ValueError)  # raised for the sources, the index or the disk
 
 
 class Update(NamedTuple):
-    """What an update of an index did."""
+    """The result of an update of an index."""
 
     videos: int  # in the index now
-    embedded: int  # of them, the new and the changed ones
-    forgotten: int  # that are no longer on disk
+    embedded: int  # new and changed videos among them
+    forgotten: int  # videos removed because they are no longer on disk
     errors: dict[str, str]  # path -> why it cannot be read
 
 
 class Plan(NamedTuple):
-    """What all processes of an update have to know."""
+    """The plan that all processes of an update share."""
 
     todo: dict[str, Source]
     forgotten: int
-    errors: dict[str, str]  # of files that are not even opened
+    errors: dict[str, str]  # for files that are not even opened
 
 
 class Share(NamedTuple):
-    """What one process has embedded of a batch."""
+    """The part of a batch that one process has embedded."""
 
     paths: list[str]
     embeddings: np.ndarray  # (n, E), float32
@@ -51,24 +51,24 @@ def update_index(
     progress: bool = False,
     exact: int = EXACT,
 ) -> Update:
-    """Embed what is new or changed, and forget what is gone from the folders.
+    """Embed new and changed videos, and remove those that are gone from the folders.
 
-    Every batch is kept as soon as it is done. In a process group each process embeds
-    its share and the first one writes; the processes must see the same files under the
-    same paths. Several calls may update one index at once.
+    Each batch is saved as soon as it is done. In a process group, each process embeds
+    its share and the first one writes. The processes must see the same files under the
+    same paths. Several calls may update one index at the same time.
 
     Args:
         sources: files, folders or patterns, as in :func:`list_videos`. Videos from
-            elsewhere stay in the index.
-        out: the index; made if need be.
-        batch_size: videos at a time.
-        num_workers: processes that read ahead, for each process.
-        progress: show a bar on stderr, if that is a terminal.
-        exact: number of videos beyond which a faster, approximate search is prepared.
+            other places stay in the index.
+        out: path of the index, which is created if it does not exist.
+        batch_size: videos per batch.
+        num_workers: reader processes for each process.
+        progress: show a progress bar on stderr, if that is a terminal.
+        exact: number of videos above which a faster, approximate search is prepared.
 
     Raises:
-        FileNotFoundError: a source gives no video, and the index has none of it.
-        ValueError: the index is another model's, or no index.
+        FileNotFoundError: a source has no video, and the index has none from it.
+        ValueError: the index belongs to another model, or is not an index.
         OSError: the disk is full, or the index is locked or cannot be written to.
     """
     rank, world = get_dist_info()
@@ -88,16 +88,17 @@ def update_index(
                 try:
                     for part in filter(None, parts):
                         index.add({p: todo[p] for p in part.paths}, part.embeddings)
-                except FAULTS as error:  # which the others hear of in the next round
+                except FAULTS as error:  # the other processes get it in the next round
                     shares = iter([error])
         videos = _by_first(lambda: _finish(index, errors, exact))
     return Update(videos, embedded, forgotten, errors)
 
 
 def _by_first(work: Callable[[], Any]) -> Any:
-    """Let the first process do something, and return its result in all of them.
+    """Call a function in the first process and return its result in all of them.
 
-    What it raises all of them raise, for none is to wait for one that has ended.
+    If it raises, all processes raise the same error, so that none waits for another
+    that has ended.
     """
     results: list[Any] = [None]
     if get_dist_info()[0] == 0:
@@ -114,7 +115,7 @@ def _by_first(work: Callable[[], Any]) -> Any:
 def _plan(
     clip: VideoCLIP, sources: Union[str, os.PathLike, Sequence], out: os.PathLike | str
 ) -> Plan:
-    """Compare disk and index, and forget what is gone."""
+    """Compare disk and index, and remove videos that are gone."""
     if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
     folders = {absolute(s): os.fspath(s) for s in sources if os.path.isdir(s)}
@@ -124,7 +125,7 @@ def _plan(
         absolute(p) for s in sources if not os.path.isdir(s) for p in list_videos(s)
     ]
     if empty and not os.path.exists(out):
-        list_videos(folders[empty[0]])  # which says that it is empty
+        list_videos(folders[empty[0]])  # raises the error for an empty folder
     found, errors = _look(
         path for videos in (paths, *below.values()) for path in videos
     )
@@ -149,7 +150,7 @@ def _is_below(folder: str) -> Callable[[str], bool]:
 
 
 def _look(paths: Iterable[str]) -> tuple[dict[str, Source], dict[str, str]]:
-    """Return what can be known of files, and why others cannot be in an index."""
+    """Return the sources of files, and why other files cannot be in an index."""
     found, errors = {}, {}
     for path in paths:
         try:
@@ -171,13 +172,13 @@ def _embed(
         errors = {paths[i]: why for i, why in batch.errors.items()}
         for path, is_sound in zip(read, sound):
             if not is_sound:
-                errors[path] = 'the model makes no finite embedding of it'
+                errors[path] = 'the model gives no finite embedding for it'
         yield Share([p for p in read if p not in errors], embeddings[sound], errors)
 
 
 def _finish(index: Any, errors: dict[str, str], exact: int) -> int:
-    """Bring the index into order and return how many videos there are."""
-    # What was embedded of them is of an older file.
+    """Clean up the index and return its number of videos."""
+    # Their embeddings come from older versions of the files.
     unread = errors.keys() & index.sources().keys()
     if unread:
         index.remove(unread)

@@ -1,12 +1,12 @@
 """Embeddings of many videos in one folder, and the search through them.
 
-The folder holds ``videos.db``, an SQLite file that names the videos and says what is
-valid; ``*.rows``, their embeddings (:mod:`mmstop.apis.rows`); and, from 100,000 videos
-on, ``*.faiss``, by which a search need not look at all of them
-(:mod:`mmstop.apis.inverted`). A batch is one transaction of SQLite: its rows are on the
-disk before they are named, so that a kill at any moment leaves whole batches. Every
-other file is taken for what SQLite says of it, or not at all. A search reads one moment
-of the index, whoever writes meanwhile.
+The folder holds ``videos.db``, an SQLite file that lists the videos and records what is
+valid; ``*.rows``, the embeddings (:mod:`mmstop.apis.rows`); and above 100,000 videos
+``*.faiss``, with which a search need not compare all of them
+(:mod:`mmstop.apis.inverted`). A batch is one SQLite transaction. Its rows are on disk
+before they are listed, so a kill at any moment leaves only whole batches. SQLite's
+record decides which of the other files are valid. A search reads a snapshot of the
+index, even while another process writes.
 """
 
 import os
@@ -25,13 +25,13 @@ from .store import Moment, Store
 
 __all__ = ['EXACT', 'Hit', 'ModelID', 'Source', 'VideoIndex']
 
-EXACT = 100_000  # videos up to which the search is exact
-MANY = 100  # hits beyond which it is too
-TAIL = 0.02  # of the rows of an inverted file, those behind it that it bears
+EXACT = 100_000  # up to this many videos, the search is exact
+MANY = 100  # above this many hits, it is exact too
+TAIL = 0.02  # new rows allowed outside an inverted file, as a fraction of its rows
 
 
 class Hit(NamedTuple):
-    """A video that was found, and the cosine of its embedding with the query's."""
+    """A video that was found, and its embedding's cosine similarity to the query's."""
 
     path: str
     score: float
@@ -42,16 +42,17 @@ class VideoIndex:
 
     ``with VideoIndex(path) as index: paths, vectors = index.load()``
 
-    It belongs to the thread that opened it; other threads and processes open it anew.
+    An instance belongs to the thread that opened it. Other threads and processes open
+    their own.
 
     Args:
-        path: of the folder; with ``model`` it is made if need be, or made of the single
-            file that older versions wrote.
-        model: who embeds; None to open what is there.
+        path: path of the folder. With ``model`` it is created if it does not exist, or
+            converted from the single file that older versions wrote.
+        model: the model that embeds; None to open an existing index.
 
     Raises:
         FileNotFoundError: there is no such index, and ``model`` is None.
-        ValueError: it is no index, or damaged, or another model made it.
+        ValueError: it is not an index, or damaged, or belongs to another model.
         OSError: it cannot be opened.
     """
 
@@ -73,7 +74,7 @@ class VideoIndex:
 
     @property
     def db(self) -> Any:
-        """The connection to the names."""
+        """The connection to ``videos.db``."""
         return self._store.database.connection
 
     def __enter__(self) -> 'VideoIndex':
@@ -88,11 +89,11 @@ class VideoIndex:
         self.close()
 
     def close(self) -> None:
-        """Close the files; closing twice is no error."""
+        """Close the files; closing twice is not an error."""
         self._store.close()
 
     def check(self, model: ModelID) -> None:
-        """Refuse a model that did not make this index.
+        """Reject a model that did not make this index.
 
         Raises:
             ValueError: the fingerprints differ.
@@ -113,7 +114,7 @@ class VideoIndex:
             return found.fetchone() is not None
 
     def sources(self) -> dict[str, Source]:
-        """Return the videos in it with what they were embedded from."""
+        """Return the indexed videos with the file versions that were embedded."""
         with self._store.moment() as now:
             rows = now.db.execute('SELECT path, size, mtime_ns FROM videos')
             return {path: Source(size, mtime_ns) for path, size, mtime_ns in rows}
@@ -129,13 +130,14 @@ class VideoIndex:
     # --- Changes --------------------------------------------------------------------
 
     def add(self, sources: dict[str, Source], embeddings: np.ndarray) -> None:
-        """Add or replace videos, all of them or, if killed, none.
+        """Add or replace videos; if the process is killed, all or none of them.
 
         Args:
             embeddings: (n, E), float32, of unit norm, in the order of ``sources``.
 
         Raises:
-            ValueError: they are not, or the index holds others of another width.
+            ValueError: the embeddings are invalid, or differ in width from those in the
+                index.
             OSError: the disk is full, or another process writes for a whole minute.
         """
         if not sources:
@@ -145,8 +147,8 @@ class VideoIndex:
             width = embeddings.shape[1]
             if now.num_rows and width != now.width:
                 raise ValueError(
-                    f'got embeddings of {width} numbers, index {self.path} has those '
-                    f'of {now.width}; write another index'
+                    f'got embeddings of width {width}, index {self.path} has width '
+                    f'{now.width}; write another index'
                 )
             now.forget(sources)
             rows = np.ascontiguousarray(embeddings, '<f4')
@@ -164,19 +166,19 @@ class VideoIndex:
             now.update(num_rows=num_rows, width=width)
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Forget videos."""
+        """Remove videos."""
         with self._store.moment(write=True) as now:
             now.forget(paths)
             now.update()
 
     def compact(self) -> bool:
-        """Write the rows anew if more than half belong to videos that are gone.
+        """Rewrite the rows if more than half belong to videos that are gone.
 
         Returns:
-            whether they were.
+            whether they were rewritten.
         """
         with self._store.moment(write=True) as now:
-            # What an earlier call left behind, for the readers of that moment.
+            # Delete the files that an earlier call left for its concurrent readers.
             for path in self.path.iterdir():
                 known = path.name in (now.rows_file, now.inverted_file)
                 if path.suffix in ('.rows', '.faiss') and not known:
@@ -189,7 +191,7 @@ class VideoIndex:
             for start in range(0, len(numbers), BLOCK):
                 part = rows.take(numbers[start : start + BLOCK])
                 append(self.path / file, 4 * rows.width * start, part.data)
-            now.db.executemany(  # upwards, into places that are free by then
+            now.db.executemany(  # in ascending order, so each new number is free
                 'UPDATE videos SET number = ? WHERE number = ?',
                 enumerate(numbers.tolist()),
             )
@@ -201,14 +203,15 @@ class VideoIndex:
     def build_inverted(self, above: int = EXACT) -> bool:
         """Prepare the approximate search if there are more videos than ``above``.
 
-        What was prepared stays, and takes in the rows that came behind when they are
-        many; it is made anew when there are twice as many rows. Searching and writing
-        go on meanwhile.
+        An existing inverted file is kept, and extended when many new rows have been
+        added. It is rebuilt when the number of rows has doubled. Searching and writing
+        can go on meanwhile.
 
         Args:
-            above: number of videos; never below 1,000.
+            above: number of videos; values below 1,000 count as 1,000.
         Returns:
-            whether it is prepared; without FAISS, of which a warning tells, it is not.
+            whether the approximate search is prepared. Without FAISS it is not, and a
+            warning is raised.
         """
         with self._store.moment() as before:
             rows, inverted = self._store.rows(before), self._store.inverted(before)
@@ -243,15 +246,15 @@ class VideoIndex:
     def search(
         self, queries: np.ndarray, topk: int = 5, exact: bool = False
     ) -> list[list[Hit]]:
-        """Find for each query the videos of largest cosine, best first.
+        """Find for each query the videos with the highest cosine, best first.
 
         Args:
             queries: (q, E), float32, of unit norm.
-            topk: videos a query, at most; more than 100 are searched for exactly.
+            topk: maximum number of videos per query; above 100 the search is exact.
             exact: compare with every video even if an approximate search is prepared.
 
         Raises:
-            ValueError: the queries are of another width or no unit vectors, or the
+            ValueError: the queries have another width or are not unit vectors, or the
                 index is damaged.
         """
         if topk < 1:
@@ -281,14 +284,14 @@ class VideoIndex:
                 f'(q, {width})'
             )
         if (wrong := find_no_unit(queries)) is not None:
-            raise ValueError(f'query {wrong} is no unit vector: {queries[wrong]}')
+            raise ValueError(f'query {wrong} is not a unit vector: {queries[wrong]}')
 
 
 def _check(paths: list[str], embeddings: np.ndarray) -> None:
-    """Refuse embeddings that no search could compare."""
+    """Reject embeddings that a search could not compare."""
     if embeddings.shape[:1] != (len(paths),) or embeddings.ndim != 2:
         raise ValueError(
-            f'got embeddings of shape {embeddings.shape} of {len(paths)} videos, '
+            f'got embeddings of shape {embeddings.shape} for {len(paths)} videos, '
             f'expected ({len(paths)}, E)'
         )
     if embeddings.dtype != np.float32:
@@ -296,7 +299,8 @@ def _check(paths: list[str], embeddings: np.ndarray) -> None:
     if (wrong := find_no_unit(embeddings)) is not None:
         norm = np.linalg.norm(embeddings[wrong])
         raise ValueError(
-            f'the embedding of {paths[wrong]} is no unit vector, its norm is {norm:g}'
+            f'the embedding of {paths[wrong]} is not a unit vector, its norm is '
+            f'{norm:g}'
         )
 
 

@@ -1,10 +1,10 @@
-"""The approximate search through many rows: an inverted file of FAISS.
+"""The approximate search through many rows: a FAISS inverted file.
 
-The rows lie in lists by the centre that they are nearest to, each as one byte for eight
-dimensions (``IVF,PQ``). A query looks into some of the lists, and what looks best there
-is compared exactly, by the rows themselves. It holds for the first rows of a file,
-which never change; the rows behind them are compared one by one until there are enough
-of them to be sorted in.
+Rows are assigned to lists by their nearest centroid, and stored as one byte per eight
+dimensions (``IVF,PQ``). A query probes some of the lists, and the best candidates are
+compared exactly, using the rows themselves. The inverted file covers the first rows of
+a file, which never change. The rows after them are compared one by one until there are
+enough of them to be added.
 """
 
 import hashlib
@@ -17,20 +17,20 @@ from .rows import Rows
 
 __all__ = ['Inverted', 'digest', 'find_faiss']
 
-CANDIDATES = 1000  # rows a query that are compared exactly
+CANDIDATES = 1000  # rows per query that are compared exactly
 ROWS_A_LIST = 500
-SAMPLE = 64  # rows a centre from which the centres are found
-PROBES = 128  # lists that a query looks into
-FEWEST = 1000  # rows; a byte of PQ has 256 values to learn
+SAMPLE = 64  # training rows per centroid
+PROBES = 128  # lists that a query probes
+FEWEST = 1000  # minimum number of rows; a byte of PQ has 256 values to learn
 SEED = 0
 
 
 class Inverted:
-    """The first rows of a file, sorted into lists.
+    """The first rows of a file, assigned to lists.
 
     Args:
-        index: of FAISS.
-        trained: number of rows there were when the centres were found.
+        index: the FAISS index.
+        trained: number of rows when the centroids were trained.
     """
 
     def __init__(self, index: Any, trained: int) -> None:
@@ -42,7 +42,7 @@ class Inverted:
 
     @classmethod
     def train(cls, rows: Rows) -> 'Inverted':
-        """Find the centres, with FAISS; no row is sorted in yet."""
+        """Train the centroids with FAISS, without adding any rows yet."""
         faiss: Any = find_faiss()
         code = f'PQ{rows.width // 8}' if rows.width % 8 == 0 else 'SQ8'
         lists = max(1, len(rows) // ROWS_A_LIST)
@@ -52,7 +52,7 @@ class Inverted:
         clusterings = [index.cp]
         if code.startswith('PQ'):
             clusterings.append(index.pq.cp)
-            # It takes minutes, for a kind of search that is not done here.
+            # It takes minutes, for a kind of search that is not used here.
             index.do_polysemous_training = False
         for clustering in clusterings:
             clustering.min_points_per_centroid = 1  # or FAISS prints a warning
@@ -65,26 +65,26 @@ class Inverted:
 
     @classmethod
     def read(cls, data: bytes, trained: int) -> Optional['Inverted']:
-        """Read what :meth:`dump` gave; None without FAISS."""
+        """Read the output of :meth:`dump`; return None without FAISS."""
         faiss = find_faiss()
         if faiss is None:
             return None
         return cls(faiss.deserialize_index(np.frombuffer(data, np.uint8)), trained)
 
     def dump(self) -> bytes:
-        """Return it as FAISS writes it."""
+        """Serialise the index with FAISS."""
         faiss: Any = find_faiss()
         return faiss.serialize_index(self.index).tobytes()
 
     def grow(self, rows: Rows) -> None:
-        """Sort in the rows that came behind."""
+        """Add the rows that are not in the lists yet."""
         for _, block in rows.blocks(len(self)):
             self.index.add(block)
 
     def candidates(self, queries: np.ndarray) -> list[np.ndarray]:
-        """Return for each query the numbers of rows that look near, in no order."""
+        """Return for each query the numbers of its candidate rows, unordered."""
         _, found = self.index.search(queries, CANDIDATES)
-        return [row[row >= 0] for row in found]  # -1 where the lists hold fewer
+        return [row[row >= 0] for row in found]  # -1 fills up when there are fewer
 
 
 def digest(data: bytes) -> str:

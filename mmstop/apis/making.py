@@ -1,7 +1,7 @@
-"""Making an index: an empty one, or one of the single file of older versions.
+"""Create an index, either empty or from the single file of older versions.
 
-All of it happens in a folder of another name, which then takes its own: of several
-processes that make the same index one succeeds, and a kill leaves none by half.
+The index is created in a temporary folder, which is then renamed. So if several
+processes create the same index, one succeeds, and a kill never leaves half an index.
 """
 
 import os
@@ -50,7 +50,7 @@ CREATE TRIGGER forget AFTER DELETE ON videos
 
 
 class ModelID(NamedTuple):
-    """Who embedded: a name for people and a hash of config and weights."""
+    """The model of an index: a readable name, and a hash of config and weights."""
 
     name: str
     fingerprint: str
@@ -60,7 +60,7 @@ class ModelID(NamedTuple):
 
 
 class Source(NamedTuple):
-    """By what a changed file is known."""
+    """The version of a file, by which a change is detected."""
 
     size: int  # bytes
     mtime_ns: int
@@ -72,11 +72,11 @@ class Source(NamedTuple):
 
 
 def require(path: Path) -> None:
-    """Refuse what is no index of this version.
+    """Reject anything that is not an index of this version.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it is something else, or of another version.
+        ValueError: it is something else, or has another version.
     """
     if path.is_file():
         with closing(_open_old(path)):
@@ -89,14 +89,14 @@ def require(path: Path) -> None:
             f'index {str(path)!r}: there is no such file; mmstop embed writes one'
         )
     if not path.joinpath(NAMES).is_file():
-        raise ValueError(f'{path} is no index that mmstop embed wrote')
+        raise ValueError(f'{path} is not an index written by mmstop embed')
 
 
 def make(path: Path, model: ModelID) -> None:
-    """Make an index, unless there is something else of its name.
+    """Create an index, unless another process creates it first.
 
     Raises:
-        ValueError: there is a file that is no index.
+        ValueError: there is a file of that name which is not an index.
         OSError: it cannot be written there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def make(path: Path, model: ModelID) -> None:
 
 
 def new_file(suffix: str) -> str:
-    """Return a name that no file had before."""
+    """Return a new, unique file name."""
     return f'{uuid.uuid4().hex}.{suffix}'
 
 

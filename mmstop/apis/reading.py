@@ -1,4 +1,4 @@
-"""Reading videos that belong to no data set through a config's test pipeline."""
+"""Read videos without a dataset, through a config's test pipeline."""
 
 import glob
 import os
@@ -40,29 +40,30 @@ __all__ = [
 
 Video = Union[str, os.PathLike, np.ndarray, Tensor]
 Videos = Union[Video, Sequence[Video]]
-Step = Union[dict, Callable[[dict], dict]]  # of a pipeline
-OnError = Callable[[str, str], Any]  # of a video's path or number, and the reason
+Step = Union[dict, Callable[[dict], dict]]  # a pipeline step
+OnError = Callable[[str, str], Any]  # takes a video's path or number, and the reason
 
 EXACT = DECODERS[0]
 SUFFIXES = set(
     '.3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv'.split()
-)  # of files that a folder is searched for
+)  # video files in a folder
 
 
 def list_videos(sources: Union[str, os.PathLike, Sequence]) -> list[str]:
-    """List files: each source is a file, a folder with all below it, or a pattern.
+    """List files from sources: files, folders (searched recursively) and patterns.
 
-    Links are followed, to files and to folders, also where they lead out of a source;
-    each folder is read once, by the name that no link gave it if it has one.
+    Links to files and folders are followed, even if they lead out of a source. Each
+    folder is read once, under its real path if that is within the source.
 
     Args:
-        sources: one or several; in patterns ``**`` is any number of folders. A file is
-            taken whatever its name, a folder's files by their suffix.
+        sources: one or several; in patterns ``**`` matches any number of folders. A
+            file is used whatever its name is; files in a folder must have a video
+            suffix.
     Returns:
         paths, sorted within each source.
 
     Raises:
-        FileNotFoundError: a source gives no file.
+        FileNotFoundError: a source has no file.
         OSError: a folder cannot be listed.
     """
     if isinstance(sources, (str, os.PathLike)):
@@ -86,19 +87,19 @@ def _expand(source: str) -> list[str]:
 
 
 def decoder_of(steps: Sequence[dict], name: Optional[str]) -> str:
-    """Return the decoder that :func:`use_decoder` takes for files."""
+    """Return the decoder that :func:`use_decoder` uses for files."""
     named = [step['decoder'] for step in steps if 'decoder' in step]
     return name or (named or [EXACT])[0]
 
 
 def videos_below(folder: str) -> list[str]:
-    """List the videos in a folder and below it, sorted.
+    """List the videos in a folder and its subfolders, sorted.
 
     Raises:
         OSError: one of the folders cannot be listed.
     """
     found: list[str] = []
-    seen: set[tuple[int, int]] = set()  # links may lead round in circles
+    seen: set[tuple[int, int]] = set()  # links may form cycles
     tops = [folder]
     for top in tops:
         for root, folders, names in os.walk(top, onerror=_cannot_list):
@@ -114,7 +115,7 @@ def videos_below(folder: str) -> list[str]:
                 if os.path.splitext(path)[1].lower() in SUFFIXES
                 and os.path.isfile(path)
             ]
-            # After all folders that are reached without a link.
+            # Visit them after all folders that are reached without a link.
             inner = [os.path.join(root, name) for name in sorted(folders)]
             tops += [path for path in inner if os.path.islink(path)]
     return sorted(found)
@@ -122,15 +123,15 @@ def videos_below(folder: str) -> list[str]:
 
 def _cannot_list(error: OSError) -> None:
     raise OSError(
-        f'{error.filename} cannot be listed: {error.strerror}; its videos would be '
-        f'taken for gone'
+        f'{error.filename} cannot be listed: {error.strerror}; its videos would '
+        f'count as deleted'
     )
 
 
 def absolute(path: Union[str, os.PathLike]) -> str:
-    """Return the one name by which an index knows a file or a folder.
+    """Return the unique name of a file or folder in an index.
 
-    It has no ``..``; links stay, unless a ``..`` leads back out of one.
+    It has no ``..``. Links stay in it, unless a ``..`` follows one.
     """
     name = os.path.abspath(path)
     if '..' in Path(path).parts and not (
@@ -143,16 +144,15 @@ def absolute(path: Union[str, os.PathLike]) -> str:
 def use_decoder(steps: Sequence[dict], name: Optional[str]) -> list[Step]:
     """Replace the two steps of a pipeline that open and decode a video.
 
-    Whatever opens videos in the pipeline becomes ``CheckedDecordInit``, so that frames
-    are exact.
+    The step that opens videos becomes ``CheckedDecordInit``, so that frames are exact.
 
     Args:
-        name: 'pyav' or 'decord', those of ``CheckedDecordInit``; None for that of the
-            pipeline, where it names one; 'array' leaves the opening out and takes
-            frames from ``results['array']``.
+        name: 'pyav' or 'decord', as in ``CheckedDecordInit``; None for the pipeline's
+            own decoder, or 'pyav' if it names none; 'array' to skip opening and take
+            the frames from ``results['array']``.
 
     Raises:
-        ValueError: no such decoder, or the pipeline does not read videos.
+        ValueError: there is no such decoder, or the pipeline does not read videos.
     """
     if name not in (None, 'array', *DECODERS):
         raise ValueError(f'decoder={name!r}, expected one of {list(DECODERS)}')
@@ -179,7 +179,7 @@ def use_decoder(steps: Sequence[dict], name: Optional[str]) -> list[Step]:
 
 
 def _opener(step: dict, kind: str, decoder: str) -> dict:
-    """Open with the same arguments, as far as they mean the same."""
+    """Return an opening step with the same arguments, as far as they still apply."""
     if not kind.endswith('DecordInit'):
         step = {'io_backend': step.get('io_backend', 'disk')}
     return dict(step, type=CheckedDecordInit, decoder=decoder)
@@ -191,7 +191,7 @@ def _kind(step: dict) -> str:
 
 
 class VideoReader:
-    """Read videos one by one, each by its number.
+    """Read videos one by one, by number.
 
     Args:
         file_pipeline: transforms for files.
@@ -199,7 +199,7 @@ class VideoReader:
         videos: paths, or frames (T, H, W, 3), uint8, RGB.
 
     Raises:
-        ValueError: an array is of another shape or dtype.
+        ValueError: an array has another shape or dtype.
     """
 
     def __init__(
@@ -213,12 +213,12 @@ class VideoReader:
         return len(self.videos)
 
     def __call__(self, i: int) -> Any:
-        """Return what the pipeline makes of a video.
+        """Return the pipeline's output for a video.
 
         Raises:
-            Exception: of many classes, whatever is wrong with the video.
+            Exception: of many classes, if the video cannot be read.
         """
-        # What a data set would give; text is for the pipelines of retrieval.
+        # The fields that a dataset would provide; retrieval pipelines need text.
         results: dict[str, Any] = dict(label=-1, start_index=0, modality='RGB', text='')
         video = self.videos[i]
         if isinstance(video, str):
@@ -233,7 +233,7 @@ class VideoReader:
 
 def _as_input(video: Video) -> Union[str, np.ndarray]:
     if isinstance(video, (str, os.PathLike)):
-        # FFmpeg takes what stands before a colon in a relative path for a protocol.
+        # FFmpeg takes the part of a relative path before a colon for a protocol.
         return os.path.abspath(video)
     frames = video.cpu().numpy() if isinstance(video, Tensor) else np.asarray(video)
     if frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
@@ -248,11 +248,11 @@ def _as_input(video: Video) -> Union[str, np.ndarray]:
 def read_videos(
     reader: VideoReader, num_workers: int = 1, ahead: int = 0
 ) -> Iterator[Outcome]:
-    """Read videos, in order, in processes that a decoder may kill.
+    """Read videos, in order, in separate processes, so that a decoder may crash.
 
     Args:
-        num_workers: how many processes; 0 is one, too.
-        ahead: how many videos are read before they are asked for.
+        num_workers: number of processes; 0 counts as 1.
+        ahead: number of videos to read before they are requested.
 
     Raises:
         ValueError: ``num_workers`` is negative.
@@ -265,12 +265,12 @@ def read_videos(
 def read_batches(
     reader: VideoReader, batch_size: int, num_workers: int, progress: bool
 ) -> Iterator[list[tuple[int, Any, Optional[str]]]]:
-    """Read videos batch by batch, with a bar on stderr where that is a terminal.
+    """Read videos batch by batch, with a bar on stderr if that is a terminal.
 
-    While one batch is used the next is read.
+    The next batch is read while the current one is in use.
 
     Yields:
-        for each video its number, what the pipeline made of it, and why not.
+        for each video its number, the pipeline's output, and the error if it has none.
 
     Raises:
         ValueError: ``batch_size`` is less than 1, or ``num_workers`` negative.
@@ -278,7 +278,7 @@ def read_batches(
     if batch_size < 1:
         raise ValueError(f'batch_size={batch_size}, expected at least 1')
     outcomes = enumerate(read_videos(reader, num_workers, ahead=batch_size))
-    hidden = None if progress else True  # None: where stderr is no terminal
+    hidden = None if progress else True  # None hides it if stderr is not a terminal
     with tqdm(total=len(reader), unit='video', disable=hidden) as bar:
         while batch := list(islice(outcomes, batch_size)):
             yield [(i, *outcome) for i, outcome in batch]
@@ -286,7 +286,7 @@ def read_batches(
 
 
 def list_inputs(videos: Videos) -> list[Video]:
-    """List files and arrays; a single one is a list of one."""
+    """List files and arrays; a single one becomes a list of one."""
     listed: list[Video] = []
     several: Any = videos if isinstance(videos, (list, tuple)) else [videos]
     for video in several:
@@ -298,7 +298,7 @@ def list_inputs(videos: Videos) -> list[Video]:
 
 
 def report(videos: Sequence[Video], errors: dict[int, str], on_error: OnError) -> None:
-    """Call ``on_error`` for each of ``errors``, which are by place in ``videos``."""
+    """Call ``on_error`` for each of ``errors``, keyed by index in ``videos``."""
     for i, reason in errors.items():
         video = videos[i]
         is_path = isinstance(video, (str, os.PathLike))

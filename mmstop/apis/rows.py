@@ -1,9 +1,9 @@
-"""A file of embeddings that only grows, and the search through all of it.
+"""An append-only file of embeddings, and the search through all of it.
 
-Row ``i`` stands at byte ``4 * E * i``, little-endian float32, and never changes. The
-file is mapped, so that a process needs little memory of its own and several share one
-copy. How many rows are valid the index says; what lies behind them is the rest of a
-batch whose writer died, and the next writer overwrites it.
+Row ``i`` starts at byte ``4 * E * i``, little-endian float32, and never changes. The
+file is memory-mapped, so that a process needs little memory of its own and several
+processes share one copy. The index records how many rows are valid. Anything after them
+comes from a writer that was killed, and the next writer overwrites it.
 """
 
 import os
@@ -16,15 +16,15 @@ import numpy as np
 __all__ = ['BLOCK', 'Rows', 'append', 'find_no_unit', 'rank', 'without']
 
 BLOCK = 65_536  # rows that are compared at a time
-PIECES = 16  # in which the file is mapped before it is mapped anew
-TOLERANCE = 1e-3  # of the norm of a unit vector
+PIECES = 16  # maximum number of mapped pieces before the file is mapped again as one
+TOLERANCE = 1e-3  # for the norm of a unit vector
 
 
 class Rows:
-    """The rows of a file, read only.
+    """The rows of a file, read-only.
 
     Args:
-        path: of the file.
+        path: path of the file.
         width: ``E``.
 
     Raises:
@@ -41,11 +41,11 @@ class Rows:
         return self._num
 
     def close(self) -> None:
-        """Close the file; what was taken from it stays valid."""
+        """Close the file; rows taken from it stay valid."""
         self._file.close()
 
     def grow(self, num: int) -> None:
-        """Map the rows up to ``num``; pages that are mapped already stay so.
+        """Map the rows up to ``num``; pages that are mapped already stay mapped.
 
         Raises:
             ValueError: the file is shorter than that.
@@ -68,7 +68,7 @@ class Rows:
         self._num = num
 
     def blocks(self, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """Go through the rows from ``start`` on: their first number, and (b, E)."""
+        """Yield blocks of rows from ``start`` on: their first number, and (b, E)."""
         first = 0
         for piece in self._pieces:
             for low in range(max(0, start - first), len(piece), BLOCK):
@@ -76,7 +76,7 @@ class Rows:
             first += len(piece)
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
-        """Copy the rows of these numbers: (n, E)."""
+        """Copy the rows with these numbers: (n, E)."""
         taken = np.empty((len(numbers), self.width), '<f4')
         first = 0
         for piece in self._pieces:
@@ -88,17 +88,17 @@ class Rows:
     def nearest(
         self, queries: np.ndarray, topk: int, holes: np.ndarray, start: int = 0
     ) -> list[np.ndarray]:
-        """Find the rows of largest product, of those from ``start`` on, in no order.
+        """Find the rows with the largest products, from ``start`` on, unordered.
 
         Args:
             queries: (q, E).
-            topk: rows a query, at most.
-            holes: numbers of rows that do not count, sorted.
+            topk: maximum number of rows per query.
+            holes: numbers of rows to ignore, sorted.
         Returns:
-            for each query numbers of rows.
+            the numbers of the rows for each query.
 
         Raises:
-            ValueError: a row is no unit vector, so the file is damaged.
+            ValueError: a row is not a unit vector, so the file is damaged.
         """
         numbers = [np.empty(0, np.int64)] * len(queries)
         scores = [np.empty(0, np.float32)] * len(queries)
@@ -122,23 +122,23 @@ class Rows:
 
 
 def largest(values: np.ndarray, num: int) -> np.ndarray:
-    """Return the places of the ``num`` largest values, in no order."""
+    """Return the indices of the ``num`` largest values, unordered."""
     if num >= len(values):
         return np.arange(len(values))
     return np.argpartition(values, len(values) - num)[len(values) - num :]
 
 
 def without(numbers: np.ndarray, holes: np.ndarray) -> np.ndarray:
-    """Return the numbers that are not in ``holes``, which are sorted."""
+    """Return the numbers that are not in ``holes``, which must be sorted."""
     places = np.searchsorted(holes, numbers)
     return numbers[np.append(holes, -1)[places] != numbers]
 
 
 def append(path: Path, start: int, data: Union[bytes, memoryview]) -> None:
-    """Write data from byte ``start`` on, through to the disk.
+    """Write data from byte ``start`` on and flush it to disk.
 
     Args:
-        start: 0 makes the file.
+        start: 0 creates the file.
 
     Raises:
         OSError: the disk is full or the file cannot be written to.
@@ -150,13 +150,13 @@ def append(path: Path, start: int, data: Union[bytes, memoryview]) -> None:
             while rest:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
-        if not start:  # its name too
+        if not start:  # flush its name too
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
     except OSError as error:
         raise OSError(
-            f'{path}: {error.strerror}; free some space or see to the disk, and start '
+            f'{path}: {error.strerror}; free some space or fix the disk, and start '
             f'again, no batch is lost'
         ) from None
 
@@ -170,7 +170,7 @@ def rank(
     in every search.
 
     Returns:
-        their numbers and scores, ``topk`` of each at most.
+        the numbers and scores of at most ``topk`` rows.
     """
     numbers = np.sort(numbers)
     scores = (rows.take(numbers) * query).sum(1)
@@ -179,6 +179,6 @@ def rank(
 
 
 def find_no_unit(rows: np.ndarray) -> Optional[int]:
-    """Return the place of the first of ``rows`` (n, E) that is no unit vector."""
-    wrong = ~(np.abs(np.linalg.norm(rows, axis=1) - 1) <= TOLERANCE)  # NaN is wrong
+    """Return the index of the first of ``rows`` (n, E) that is not a unit vector."""
+    wrong = ~(np.abs(np.linalg.norm(rows, axis=1) - 1) <= TOLERANCE)  # NaN is wrong too
     return int(wrong.argmax()) if wrong.any() else None

@@ -1,4 +1,4 @@
-"""The files of an index, and what of them is valid at one moment."""
+"""The files of an index, and snapshots of their valid content."""
 
 import sqlite3
 import warnings
@@ -18,22 +18,22 @@ __all__ = ['Moment', 'Store']
 
 
 class Moment(NamedTuple):
-    """What is valid at one moment."""
+    """A snapshot of an index: its valid content at one moment."""
 
     db: sqlite3.Connection  # in a transaction
-    version: int  # grows with every change
+    version: int  # increases with every change
     rows_file: str
-    num_rows: int  # in it, with those of videos that are gone
+    num_rows: int  # in the file, including those of removed videos
     width: int
-    inverted_file: str  # '' without
+    inverted_file: str  # '' if there is none
     inverted_digest: str
     inverted_trained: int
 
     def one(self, query: str, *values: Any) -> tuple:
-        """Return the one row that a query finds."""
+        """Return the first row of a query's result."""
         row = self.db.execute(query, values).fetchone()
         if row is None:
-            raise sqlite3.DatabaseError(f'nothing is found by {query}')
+            raise sqlite3.DatabaseError(f'{query} finds nothing')
         return row
 
     def numbers(self, table: str) -> np.ndarray:
@@ -42,12 +42,12 @@ class Moment(NamedTuple):
         return np.fromiter((number for (number,) in found), np.int64)
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Take out videos; their rows become holes."""
+        """Remove videos; their rows become holes."""
         delete = 'DELETE FROM videos WHERE path = ?'
         self.db.executemany(delete, [(path,) for path in paths])
 
     def update(self, **changes: Any) -> None:
-        """Say what is valid from the end of the transaction on."""
+        """Change the state; it becomes valid when the transaction ends."""
         names = ''.join(f', {name} = ?' for name in changes)
         values = tuple(changes.values())
         self.db.execute(f'UPDATE state SET version = version + 1{names}', values)
@@ -57,11 +57,11 @@ class Store:
     """The open files of an index, for one thread.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no index of this version.
+        FileNotFoundError: there is no such folder.
+        ValueError: it is not an index of this version.
         OSError: it cannot be opened.
     """
 
@@ -74,14 +74,14 @@ class Store:
         self._inverted: tuple[str, Optional[Inverted]] = '', None
 
     def close(self) -> None:
-        """Close the files; closing twice is no error."""
+        """Close the files; closing twice is not an error."""
         self.database.close()
         if self._rows is not None:
             self._rows.close()
 
     @contextmanager
     def moment(self, write: bool = False) -> Iterator[Moment]:
-        """Read one moment, or make the next: all of the body or nothing.
+        """Open a snapshot for reading, or a transaction that changes all or nothing.
 
         Raises:
             OSError: it is locked, cannot be written to, or the disk is full.
@@ -101,11 +101,11 @@ class Store:
             now = Moment(db, *state)
             for name in (now.rows_file, now.inverted_file):
                 if Path(name).name != name:
-                    raise sqlite3.DatabaseError(f'{name!r} is no name of its own')
+                    raise sqlite3.DatabaseError(f'{name!r} is not a plain file name')
             yield now
 
     def rows(self, now: Moment) -> Rows:
-        """Map the rows of a moment."""
+        """Map the rows of a snapshot."""
         path, known = self.path / now.rows_file, self._rows
         if known is None or known.path != path or known.width != now.width:
             if known is not None:
@@ -121,7 +121,7 @@ class Store:
         return self._holes[1]
 
     def inverted(self, now: Moment) -> Optional[Inverted]:
-        """Read the inverted file; None where there is none that can be believed."""
+        """Read the inverted file; None if there is none or it cannot be trusted."""
         if now.inverted_file != self._inverted[0]:
             self._inverted = now.inverted_file, self._open_inverted(now)
         return self._inverted[1]
@@ -137,7 +137,7 @@ class Store:
         else:
             if digest(data) == now.inverted_digest:
                 return Inverted.read(data, now.inverted_trained)
-            reason = 'it is not as it was written'
+            reason = 'it was changed after it was written'
         warnings.warn(
             f'{path} is not used ({reason}): searches compare all rows; '
             f'mmstop embed prepares it again',

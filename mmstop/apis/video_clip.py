@@ -1,4 +1,4 @@
-"""One object that embeds and names videos: from a config, or from CLIP alone."""
+"""Embed, classify and search videos with a trained model or with plain CLIP."""
 
 import functools
 import inspect
@@ -59,11 +59,11 @@ class Prediction(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What became of some videos, by their places in the list that was asked for."""
+    """The results for some videos, by their indices in the input list."""
 
     indices: list[int]  # of the b videos that could be read
     clips: Tensor  # (b, V, E), float32, on the CPU: the embedding of each clip or crop
-    errors: dict[int, str]  # why the others could not
+    errors: dict[int, str]  # why the other videos could not be read
 
     @property
     def embeddings(self) -> np.ndarray:
@@ -72,7 +72,7 @@ class Batch(NamedTuple):
 
 
 class VideoCLIP:
-    """A model with a video and a text tower, asked about videos of one's own.
+    """A model with a video and a text tower, for use on your own videos.
 
     ::
 
@@ -81,21 +81,21 @@ class VideoCLIP:
         scores = clip.encode_video('mine/*.mp4') @ clip.encode_text(['a dog']).T
 
     A video is a path, or its frames: a NumPy array or a tensor (T, H, W, 3), uint8,
-    RGB. Sources of videos are one of these, a folder, a pattern, or a list of them. The
-    frames are chosen and cropped as the config's test pipeline says, so the results are
-    those of ``tools/test.py``.
+    RGB. A source of videos is a video, a folder, a pattern, or a list of these. Frames
+    are sampled and cropped by the config's test pipeline, so the results match
+    ``tools/test.py``.
 
     Args:
         cfg: config of a retriever, or of a recognizer with a ``CLIPTextHead``.
-        checkpoint: what was trained; None where nothing was.
-        device: 'auto' for a GPU if there is one, or a device of torch.
-        decoder: 'pyav' or 'decord', those of ``CheckedDecordInit``; None for the one
-            that the config names, or else 'pyav', whose frames are exact.
+        checkpoint: path of the trained weights; None if nothing was trained.
+        device: 'auto' for a GPU if there is one, or the name of a PyTorch device.
+        decoder: 'pyav' or 'decord', as in ``CheckedDecordInit``; None for the one in
+            the config, or else 'pyav', whose frames are exact.
 
     Raises:
-        ValueError: the config is at fault, has no text tower or no pipeline that reads
-            videos; the checkpoint does not fit, or is missing although some of the
-            model is trained; there is no such device.
+        ValueError: the config is invalid, has no text tower or no pipeline that reads
+            videos; the checkpoint does not fit, or is missing although parts of the
+            model need training; or there is no such device.
         FileNotFoundError: there is no such checkpoint.
     """
 
@@ -131,8 +131,8 @@ class VideoCLIP:
         """Build the model of a config file.
 
         Args:
-            options: changes of the config, {'model.backbone.alpha': 0.5}.
-            config, checkpoint, device, decoder: those of the class.
+            options: overrides of the config, such as {'model.backbone.alpha': 0.5}.
+            config, checkpoint, device, decoder: as in the class.
         """
         cfg = load_config(os.fspath(config), options)
         cfg.load_from = None
@@ -147,20 +147,20 @@ class VideoCLIP:
         device: str = 'auto',
         decoder: str = EXACT,
     ) -> 'VideoCLIP':
-        """Take CLIP as it is: the mean of its embeddings of some frames.
+        """Use plain CLIP: a video's embedding is the mean over some of its frames.
 
         Args:
-            arch, weights: those of ``CLIPViT``.
-            num_frames: spread evenly over each video.
-            device, decoder: those of the class.
+            arch, weights: as in ``CLIPViT``.
+            num_frames: number of frames, spread evenly over each video.
+            device, decoder: as in the class.
         """
         clip = cls(clip_config(arch, weights, num_frames), None, device, decoder)
-        clip.name = f'{arch} with weights {weights}, {num_frames} frames a video'
+        clip.name = f'{arch} with weights {weights}, {num_frames} frames per video'
         return clip
 
     @functools.cached_property
     def identity(self) -> ModelID:
-        """Tell this model and its frames from others, whatever the device."""
+        """The identity of this model and its input pipeline, whatever the device."""
         return ModelID(self.name, fingerprint(self.cfg, self.model, self.decoder))
 
     def encode_video(
@@ -173,19 +173,19 @@ class VideoCLIP:
     ) -> np.ndarray:
         """Embed videos: (n, E), float32, of unit norm.
 
-        A pattern or a folder gives the rows of :func:`list_videos`. A video that cannot
-        be read gives a row of NaN.
+        The rows of a pattern or a folder are in the order of :func:`list_videos`. A
+        video that cannot be read gives a row of NaN.
 
         Args:
-            videos: sources, as the class describes them.
-            batch_size: videos at a time.
-            num_workers: processes that read ahead; 0 is one, too.
-            progress: show a bar on stderr, if that is a terminal.
-            on_error: called for each video that cannot be read; a warning by default.
+            videos: sources, as described in the class.
+            batch_size: videos per batch.
+            num_workers: reader processes; 0 counts as 1.
+            progress: show a progress bar on stderr, if that is a terminal.
+            on_error: called for each video that cannot be read; warns by default.
 
         Raises:
-            FileNotFoundError: a source gives no file.
-            ValueError: an array is of another shape or dtype.
+            FileNotFoundError: a source has no file.
+            ValueError: an array has another shape or dtype.
         """
         listed = list_inputs(videos)
         rows = np.full((len(listed), self.text.out_dim), np.nan, np.float32)
@@ -197,11 +197,11 @@ class VideoCLIP:
     def encode_text(self, texts: Union[str, Sequence[str]]) -> np.ndarray:
         """Embed texts: (n, E), float32, of unit norm.
 
-        Retrieval configs cut long texts as they do in testing.
+        Retrieval configs truncate long texts as they do in testing.
 
         Raises:
-            ValueError: a text is too long for the text tower and no config says where
-                to cut it.
+            ValueError: a text is too long for the text tower, and the config does not
+                truncate texts.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = [np.empty((0, self.text.out_dim), np.float32)]
@@ -222,23 +222,23 @@ class VideoCLIP:
         progress: bool = False,
         on_error: OnError = warn,
     ) -> list[list[Prediction]]:
-        """Name what videos show: for each its ``topk`` likeliest labels, best first.
+        """Classify videos: the ``topk`` most likely labels of each, best first.
 
         A video that cannot be read gives an empty list.
 
         Args:
-            labels: any words; or, as ``CLIPTextHead`` takes them, the name of a list
-                that comes with the package or the path of a file; None for the classes
-                of the config.
-            template: sentence with ``{}`` where the label goes; None for that of the
-                config, or else the default of ``CLIPTextHead``.
-            videos, batch_size, num_workers, progress, on_error: those of
+            labels: any words; or, as in ``CLIPTextHead``, the name of a list that ships
+                with the package or the path of a file; None for the classes of the
+                config.
+            template: sentence with ``{}`` in place of the label; None for the one in
+                the config, or else the default of ``CLIPTextHead``.
+            videos, batch_size, num_workers, progress, on_error: as in
                 :meth:`encode_video`.
 
         Raises:
-            ValueError: there are no labels, or one twice, the template has not one
-                ``{}``, or ``topk`` is less than 1.
-            FileNotFoundError: a source gives no file, or there is no list of labels.
+            ValueError: there are no labels or duplicates, the template does not have
+                exactly one ``{}``, or ``topk`` is less than 1.
+            FileNotFoundError: a source has no file, or there is no such list of labels.
         """
         _check_topk(topk)
         listed = list_inputs(videos)
@@ -262,13 +262,13 @@ class VideoCLIP:
         topk: int = 5,
         exact: bool = False,
     ) -> list[Hit]:
-        """Find the videos of an index that fit a text best, best first.
+        """Find the videos of an index that match a text best, best first.
 
         Args:
             query: any text.
-            index: what :func:`update_index` or ``mmstop embed`` wrote.
-            topk: how many at most.
-            exact: compare with every video, even where a faster search is prepared.
+            index: an index written by :func:`update_index` or ``mmstop embed``.
+            topk: maximum number of hits.
+            exact: compare with every video, even if a faster search is prepared.
 
         Raises:
             FileNotFoundError: there is no such index.
@@ -288,7 +288,7 @@ class VideoCLIP:
         num_workers: int = 1,
         progress: bool = False,
     ) -> Iterator[Batch]:
-        """Embed files and arrays batch by batch; nothing is expanded or warned of."""
+        """Embed files and arrays in batches, without expanding sources or warning."""
         reader = VideoReader(*self.pipelines, videos)
         batches = read_batches(reader, batch_size, num_workers, progress)
         yield from map(self._batch, batches)
@@ -309,8 +309,8 @@ class VideoCLIP:
         for name, times in Counter(names).items():
             if times > 1 or not name.strip():
                 raise ValueError(
-                    f'labels has {name!r}, which is empty or there twice; the '
-                    f'probabilities of all would be too small'
+                    f'labels has {name!r}, which is empty or a duplicate; the '
+                    f'probabilities of all labels would be too small'
                 )
         if template is None:
             template = TEMPLATE if head is None else head.template
@@ -320,14 +320,15 @@ class VideoCLIP:
     def _score(self, clips: Tensor, text: Tensor) -> Tensor:
         """Compare clips (b, V, E) with sentences (K, E): probabilities (b, K).
 
-        They are averaged over the V clips, as with ``average_clips='prob'``.
+        The probabilities are averaged over the V clips, as with
+        ``average_clips='prob'``.
         """
         cosines = F.normalize(clips, dim=-1) @ text.T
         return (self.text.logit_scale.exp().cpu() * cosines).softmax(-1).mean(1)
 
     @torch.no_grad()
     def _batch(self, items: list[tuple]) -> Batch:
-        """Embed what could be read of a batch."""
+        """Embed the videos of a batch that could be read."""
         read = [(i, item) for i, item, error in items if error is None]
         errors = {i: error for i, _, error in items if error is not None}
         if not read:

@@ -1,14 +1,15 @@
-"""Mends for what is broken in released versions of the packages below us.
+"""Compatibility patches for released versions of the packages that mmstop depends on.
 
-One function per mend. Each says the symptom, the versions that show it and when it can
-be deleted; ``tests/test_compat.py`` shows every symptom without the mend, so a test
-fails on the day a mend is no longer needed. :func:`apply` runs them all, once, before
-anything else in ``mmstop`` is imported. It imports torch, MMEngine and, only beside a
-breaking transformers, ``mmaction.utils``; never ``mmaction.models``.
+Each patch is one function. It documents the symptom, the affected versions and when it
+can be deleted. ``tests/test_compat.py`` reproduces every symptom without its patch, so
+a test fails as soon as a patch is no longer needed. :func:`apply` runs all patches
+once, before anything else in ``mmstop`` is imported. It imports torch, MMEngine and, if
+an incompatible transformers is installed, ``mmaction.utils``, but never
+``mmaction.models``.
 
-``pkg_resources``, which MMEngine imports and setuptools 82 removed, is not mended here:
-a config's ``_base_`` is resolved before any code of ours can run, so the requirement
-``setuptools<82`` is the remedy.
+``pkg_resources``, which MMEngine imports and setuptools 82 removed, is not patched
+here. A config's ``_base_`` is resolved before any code of mmstop can run, so the
+package requires ``setuptools<82`` instead.
 """
 
 import functools
@@ -21,7 +22,7 @@ __all__ = ['CheckpointError', 'apply', 'read_structure']
 
 @functools.cache
 def apply() -> None:
-    """Apply every mend; a second call does nothing."""
+    """Apply all patches; a second call does nothing."""
     mmaction2.find_missing_drn()
     mmaction2.skip_vindlu()
     checkpoints.read_as_data()

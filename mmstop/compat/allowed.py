@@ -1,9 +1,9 @@
-"""What a checkpoint may name: stand-ins that make numbers, arrays and plain values.
+"""The allow-list for checkpoints: stand-ins that make numbers, arrays and plain values.
 
-Each takes the place of a Python, numpy or MMEngine name in the file. Allowing the real
-ones would not do. With ndarray(1, 'O', <bytes>), or with a dtype of its own flags, a
-file makes numpy follow pointers that the file chooses; with bytes(2**31), or a codec
-that doubles what it is given, a few bytes fill the memory.
+Each replaces a Python, numpy or MMEngine name in the file. Allowing the real ones would
+be unsafe. With ndarray(1, 'O', <bytes>), or a dtype with crafted flags, a file can make
+numpy follow pointers of the file's choice. With bytes(2**31), or a codec that doubles
+its input, a few bytes can fill the memory.
 """
 
 import pickle
@@ -20,11 +20,11 @@ from torch.serialization import StorageType
 
 __all__ = ['ALLOWED', 'STATISTICS', 'torch_names']
 
-STATISTICS = ('min', 'max', 'mean', 'current')  # of every HistoryBuffer
+STATISTICS = ('min', 'max', 'mean', 'current')  # in every HistoryBuffer
 
 
 class Dtype:
-    """A numpy dtype as a checkpoint spells it: numbers and bool only."""
+    """A numpy dtype in a checkpoint: numbers and bool only."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if not re.fullmatch(r'[biufc]\d+', str(code)):
@@ -32,7 +32,7 @@ class Dtype:
         self.real = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
-        self.real = self.real.newbyteorder(state[1])  # all that numbers need of it
+        self.real = self.real.newbyteorder(state[1])  # all that numbers need
 
 
 class Array(np.ndarray):
@@ -53,7 +53,7 @@ class Array(np.ndarray):
 
 
 class Buffer(HistoryBuffer):
-    """A HistoryBuffer on its way out of a checkpoint, with its default statistics."""
+    """A HistoryBuffer read from a checkpoint, with the default statistics."""
 
     def __setstate__(self, state: dict) -> None:
         self.__class__ = HistoryBuffer  # type: ignore[assignment]
@@ -67,7 +67,7 @@ def build_scalar(dtype: Dtype, data: bytes) -> np.generic:
 
 
 def get_statistic(owner: type, name: str) -> Callable:
-    """Stand in for ``getattr``: four methods of HistoryBuffer and nothing else."""
+    """Stand in for ``getattr``, only for four methods of HistoryBuffer."""
     if owner is Buffer and name in STATISTICS:
         return getattr(HistoryBuffer, name)
     real = HistoryBuffer if owner is Buffer else owner
@@ -76,21 +76,21 @@ def get_statistic(owner: type, name: str) -> Callable:
 
 
 def build_config_dict(items: dict) -> ConfigDict:
-    """Stand in for ``ConfigDict``, which would copy all that lies below it."""
+    """Stand in for ``ConfigDict``, which would copy everything nested in it."""
     config = ConfigDict()
     dict.update(config, items)
     return config
 
 
 def encode(text: str, encoding: str) -> bytes:
-    """Stand in for ``_codecs.encode``, by which pickle spells bytes as text."""
+    """Stand in for ``_codecs.encode``, with which pickle stores bytes as text."""
     if type(text) is str and encoding == 'latin1':
         return text.encode(encoding)
     raise pickle.UnpicklingError(f'GLOBAL _codecs.encode({encoding!r}) is not allowed')
 
 
 def build_bytes(data: Union[bytes, str] = b'', encoding: str = '') -> bytes:
-    """Stand in for ``bytes``, given what it is to hold, never how many."""
+    """Stand in for ``bytes``; accept content but not a size."""
     if type(data) is str:
         return encode(data, encoding.replace('-', ''))
     if type(data) is bytes:
@@ -108,7 +108,7 @@ ALLOWED: dict[str, Any] = {
     'builtins.bytearray': build_bytearray,
     'builtins.bytes': build_bytes,
     'builtins.getattr': get_statistic,
-    'mmengine.config.config.ConfigDict': build_config_dict,  # metainfo of a dataset
+    'mmengine.config.config.ConfigDict': build_config_dict,  # in a dataset's metainfo
     'mmengine.logging.history_buffer.HistoryBuffer': Buffer,
     'numpy.dtype': Dtype,
     'numpy.ndarray': Array,
@@ -116,13 +116,13 @@ ALLOWED: dict[str, Any] = {
     'numpy._core.multiarray.scalar': build_scalar,
     'numpy.core.multiarray._reconstruct': Array,  # numpy 1
     'numpy.core.multiarray.scalar': build_scalar,
-    # Of tensors without a storage type of their own; only their dtype is asked for.
+    # For tensors without their own storage type; only the dtype is read.
     'torch.storage.UntypedStorage': StorageType('ByteStorage'),
 }
 
 
 def torch_names() -> dict[str, Any]:
-    """Return what torch allows by default, but for what takes a size from the file."""
+    """Return torch's default names, except those that take a size from the file."""
     sized = {*torch._tensor_classes, torch.Tensor, torch._utils._rebuild_qtensor}
     sized |= {torch.storage.TypedStorage, torch.storage.UntypedStorage}
     allowed = _get_allowed_globals().items()

@@ -1,4 +1,4 @@
-"""MMEngine and checkpoints: what it reads from them is data, wherever it goes."""
+"""Patches for MMEngine's checkpoints, so that it treats their content as data only."""
 
 import os
 import re
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Torch(ModuleType):
-    """torch as MMEngine's loaders of checkpoints see it."""
+    """The torch module for MMEngine's checkpoint loaders, with a safe ``load``."""
 
     @staticmethod
     def load(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
@@ -42,14 +42,14 @@ class Torch(ModuleType):
 
 
 def read_as_data() -> None:
-    """Read every checkpoint with :func:`mmstop.compat.reader.read`, MMEngine's too.
+    """Let MMEngine read every checkpoint with :func:`mmstop.compat.reader.read`.
 
     Symptom: ``_pickle.UnpicklingError: Weights only load failed`` on resume, test and
-    ``init_recognizer``, because of the log history in what MMEngine saves. Also, from a
-    URL, and in 0.11.0rc0 from anywhere, MMEngine loads with ``weights_only=False``,
-    which runs whatever code a file holds.
+    ``init_recognizer``, because of the log history that MMEngine saves. Also, MMEngine
+    loads from URLs, and in 0.11.0rc0 from anywhere, with ``weights_only=False``, which
+    runs any code in the file.
     Versions: torch >= 2.6 with every known mmengine.
-    Delete when MMEngine passes ``weights_only=True`` with an allow-list of its own.
+    Delete when MMEngine passes ``weights_only=True`` with its own allow-list.
     """
     checkpoint.torch = Torch('torch')
     wrap(checkpoint, 'load_url', _load_url)
@@ -71,9 +71,9 @@ def _load_url(
 
 
 def run_no_stored_config() -> None:
-    """Let no inferencer run the config that a checkpoint holds, which is a program.
+    """Keep inferencers from running the config stored in a checkpoint as code.
 
-    Symptom: ``ActionRecogInferencer(None, weights=path)`` runs the text that lies in
+    Symptom: ``ActionRecogInferencer(None, weights=path)`` runs the text stored in
     ``message_hub.runtime_info.cfg`` or ``meta.cfg`` of the file.
     Versions: every known mmengine.
     Delete when MMEngine reads a stored config without running it.
@@ -87,18 +87,18 @@ def _init_model(
     if not cfg:
         raise ValueError(
             f'{type(self).__name__} got weights={str(weights)!r} and no config: the '
-            f'one inside a checkpoint is a program and is not run; name its config file'
+            f'one inside a checkpoint is code and is not run; give the config file'
         )
     return original(self, cfg, weights, *args, **kwargs)
 
 
 def find_beside_pointer() -> None:
-    """Let ``last_checkpoint`` mean the file of that name that lies beside it.
+    """Let ``last_checkpoint`` point to the file of that name in its own folder.
 
-    Symptom: a work directory that was moved is not resumed, and a copied one goes on
-    from the original's checkpoint, as the pointer holds a whole path.
+    Symptom: a moved work directory is not resumed, and a copied one resumes from the
+    original's checkpoint, since the pointer holds an absolute path.
     Versions: every known mmengine.
-    Delete when ``find_latest_checkpoint`` looks into its folder first.
+    Delete when ``find_latest_checkpoint`` looks in its own folder first.
     """
     for module in (checkpoint, runners, runner, _flexible_runner):
         wrap(module, 'find_latest_checkpoint', _find_latest_checkpoint)
@@ -112,11 +112,11 @@ def _find_latest_checkpoint(original: Callable, path: str) -> Optional[str]:
 
 
 def keep_to_own_folder() -> None:
-    """Let a resumed run remove only what it would itself have written.
+    """Let a resumed run delete only files that it could have written itself.
 
     Symptom: the paths and numbers of ``best_ckpt`` and ``keep_ckpt_ids`` come from the
-    resumed checkpoint, and what they name is removed, wherever it lies: the best
-    checkpoint of the run that a file was copied from, for one.
+    resumed checkpoint, and the files that they name are deleted, wherever they are. For
+    example, a run that resumes a copied checkpoint deletes the original run's best one.
     Versions: every known mmengine.
     Delete when ``CheckpointHook`` looks for these names in its own folder.
     """
@@ -147,7 +147,7 @@ def _before_train(original: Callable, hook: Any, runner: Runner) -> None:
 
 
 def _find_best(hook: Any, runner: Runner, suffix: str) -> Optional[str]:
-    """Find the best checkpoint so far; where it is not at hand, nothing is best."""
+    """Find the best checkpoint so far; forget the score if its file is missing."""
     info = runner.message_hub.runtime_info
     stored = info.get(f'best_ckpt{suffix}')
     name = own_name(hook, stored)
@@ -158,7 +158,7 @@ def _find_best(hook: Any, runner: Runner, suffix: str) -> Optional[str]:
     if stored is not None:
         runner.logger.warning(
             f'the best checkpoint so far, {str(stored)[:200]!r}, is not in '
-            f'{hook.out_dir}; the best score is sought anew'
+            f'{hook.out_dir}; the search for the best score starts again'
         )
     for key in (f'best_ckpt{suffix}', f'best_score{suffix}'):
         info.pop(key, None)
@@ -166,7 +166,7 @@ def _find_best(hook: Any, runner: Runner, suffix: str) -> Optional[str]:
 
 
 def own_name(hook: Any, path: Any) -> Optional[str]:
-    """Return the name in a path if this hook gives such names, or None."""
+    """Return the file name in a path if this hook gives such names, else None."""
     name = re.split(r'[/\\]', path)[-1] if isinstance(path, str) else ''
     parts = Formatter().parse(hook.filename_tmpl)
     step = ''.join(
@@ -181,11 +181,13 @@ def own_name(hook: Any, path: Any) -> Optional[str]:
 
 
 def save_default_statistics() -> None:
-    """Save a history of losses without the statistics that somebody registered.
+    """Save the loss history without user-registered statistics.
 
     Symptom: after ``HistoryBuffer.register_statistics`` every checkpoint names that
-    function and cannot be read as data; one that is no global cannot be saved.
-    Versions: every known mmengine. They are kept by the class, not by its instances.
+    function and cannot be read as data. If the function is not global, the checkpoint
+    cannot even be saved. Nothing is lost, since the class holds the statistics, not its
+    instances.
+    Versions: every known mmengine.
     Delete when ``HistoryBuffer`` leaves them out.
     """
     wrap(HistoryBuffer, '__getstate__', _get_state)

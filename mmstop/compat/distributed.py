@@ -1,4 +1,4 @@
-"""MMEngine in several processes: CPUs instead of GPUs, and one file of metrics."""
+"""Patches for MMEngine in several processes: CPU support, and one metrics file."""
 
 import logging
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def _init_dist_pytorch(
     torch_dist.init_process_group('gloo' if is_nccl else backend, **kwargs)
     if is_nccl and torch_dist.get_rank() == 0:
         print_log(
-            "got backend='nccl' on a machine without a GPU, using gloo; say "
+            "got backend='nccl' on a machine without a GPU, using gloo; set "
             "env_cfg = dict(dist_cfg=dict(backend='gloo')) to choose it",
             logger='current',
             level=logging.WARNING,
@@ -48,7 +48,7 @@ def wrap_on_cpu() -> None:
 
     Symptom: ``ValueError: DistributedDataParallel device_ids and output_device
     arguments only work with single-device/multiple-device GPU modules or CPU modules``,
-    as the Runner passes ``device_ids=[LOCAL_RANK]`` whatever the device.
+    since the Runner passes ``device_ids=[LOCAL_RANK]`` whatever the device.
     Versions: every known mmengine, 0.11.0rc0 included.
     Delete when ``Runner.wrap_model`` passes ``device_ids=None`` on a CPU.
     """
@@ -62,12 +62,12 @@ def _init_ddp(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def write_metrics_once() -> None:
-    """Let the first process of several write the metrics of a test, and no other.
+    """Let only the main process write the metrics of a test.
 
-    Symptom: now and then ``work_dir/TIME/TIME.json`` holds ``{"acc/top1": 0.4}2}``, as
-    all processes write it at the same time.
+    Symptom: occasionally ``work_dir/TIME/TIME.json`` holds ``{"acc/top1": 0.4}2}``,
+    since all processes write it at the same time.
     Versions: every known mmengine.
-    Delete when ``LoggerHook.after_test_epoch`` asks for the rank.
+    Delete when ``LoggerHook.after_test_epoch`` checks the rank.
     """
     wrap(logger_hook, 'dump', _dump)
 

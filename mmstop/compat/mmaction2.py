@@ -1,4 +1,4 @@
-"""MMAction2 1.2.0: a package missing from its wheel, and a newer transformers."""
+"""Patches for MMAction2 1.2.0: a missing subpackage, and newer transformers."""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class DRN:
 
 
 class DRNFinder(MetaPathFinder, Loader):
-    """Find ``mmaction.models.localizers.drn`` when nobody before us does."""
+    """Provide ``mmaction.models.localizers.drn`` if no other finder does."""
 
     package = 'mmaction.models.localizers.drn'
 
@@ -41,28 +41,28 @@ class DRNFinder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__name__ != self.package:
-            from mmaction.registry import MODELS  # importing the caller brought it in
+            from mmaction.registry import MODELS  # the importing module has loaded it
 
             module.DRN = MODELS.register_module(module=DRN)  # type: ignore[attr-defined]
 
 
 def find_missing_drn() -> None:
-    """Let ``import mmaction.models`` pass without its DRN localizer.
+    """Let ``import mmaction.models`` succeed without its DRN localizer.
 
     Symptom: ``ModuleNotFoundError: No module named 'mmaction.models.localizers.drn'``.
-    Versions: mmaction2 1.2.0 from PyPI. Its source checkout has the directory, and as
-    our finder is asked last, a real module always wins.
+    Versions: mmaction2 1.2.0 from PyPI. Its source checkout has the directory, and
+    since this finder comes last, a real module always wins.
     Delete when a release of mmaction2 contains ``models/localizers/drn``.
     """
     sys.meta_path.append(DRNFinder())
 
 
 def skip_vindlu() -> None:
-    """Keep MMAction2 from importing VindLU beside a transformers it cannot use.
+    """Keep MMAction2 from importing VindLU with an incompatible transformers.
 
     Symptom: ``ImportError: cannot import name 'apply_chunking_to_forward' from
-    'transformers.modeling_utils'`` at ``import mmaction.models``. With the mend VindLU
-    is the placeholder that people without transformers get.
+    'transformers.modeling_utils'`` at ``import mmaction.models``. With the patch,
+    VindLU is the placeholder that users without transformers get.
     Versions: transformers >= 4.56 with mmaction2 <= 1.2.0.
     Delete when a later mmaction2 is required.
     """
@@ -75,7 +75,7 @@ def skip_vindlu() -> None:
     try:
         import mmaction
         from mmaction.utils import dependency
-    except ImportError:  # who needs MMAction2 will be told what it lacks
+    except ImportError:  # importing MMAction2 itself will report what is missing
         return
     if digit_version(mmaction.__version__) <= digit_version('1.2.0'):
         dependency.WITH_MULTIMODAL = False

@@ -1,9 +1,9 @@
-"""Compatibility of released MMAction2 and MMPretrain with the numpy of today.
+"""Compatibility of released MMAction2 and MMPretrain with current numpy.
 
-Modules that use names or habits that numpy has dropped are patched right after
-somebody imports them: numpy itself stays as it is, and nothing is imported for the
-patches' sake. Each patch says its symptom, the versions that show it and when it can
-be deleted; ``tests/test_compat_numpy.py`` shows every symptom without it.
+Modules that use names or behaviour that numpy has removed are patched right after they
+are imported. numpy itself is not changed, and the patches import nothing. Each patch
+documents its symptom, the affected versions and when it can be deleted.
+``tests/test_compat_numpy.py`` reproduces every symptom without the patch.
 """
 
 import functools
@@ -20,7 +20,7 @@ __all__ = ['apply']
 
 
 def old_names(module: ModuleType) -> None:
-    """Give a module the names of numpy 1, in a numpy of its own.
+    """Give a module the names of numpy 1, in its own copy of the namespace.
 
     Symptom: ``AttributeError: `np.Inf` was removed in the NumPy 2.0 release`` (also
     ``np.NAN``), ``module 'numpy' has no attribute 'in1d'`` (``trapz``): in the pose
@@ -28,7 +28,7 @@ def old_names(module: ModuleType) -> None:
     average precision and ``average_recall_at_avg_proposals``.
     Versions: numpy >= 2.0 (2.4 for ``in1d`` and ``trapz``) with mmaction2 <= 1.2.0 and
     mmpretrain <= 1.2.0.
-    Delete when their modules in ``PATCHES`` use no such name.
+    Delete when the modules in ``PATCHES`` no longer use these names.
     """
     names = {
         'Inf': np.inf,
@@ -43,10 +43,10 @@ def old_names(module: ModuleType) -> None:
 
 
 def shield_numpy(module: ModuleType) -> None:
-    """Let ``ImgAug`` write ``np.bool = bool`` into a numpy of its own.
+    """Let ``ImgAug`` set ``np.bool = bool`` in its own numpy namespace.
 
-    Symptom: after ``ImgAug(...)``, which fails since imgaug needs numpy 1, numpy's
-    bool is Python's for the whole process, and ``np.testing.assert_allclose`` raises
+    Symptom: after ``ImgAug(...)``, which fails since imgaug needs numpy 1, ``np.bool``
+    is Python's bool in the whole process, and ``np.testing.assert_allclose`` raises
     ``AttributeError: 'bool' object has no attribute 'any'``.
     Versions: numpy >= 2.0 with mmaction2 <= 1.2.0; with numpy 1 imgaug needs the name.
     Delete when ``mmaction.datasets.transforms.wrappers`` leaves numpy alone.
@@ -56,7 +56,7 @@ def shield_numpy(module: ModuleType) -> None:
 
 
 def whole_numbers(module: ModuleType) -> None:
-    """Let ``int`` of a module take arrays of one number, as numpy 1 did.
+    """Let a module's ``int`` accept arrays with one number, as numpy 1 did.
 
     Symptom: ``TypeError: only 0-dimensional arrays can be converted to Python scalars``
     in ``MultiSportsMetric``.
@@ -67,11 +67,11 @@ def whole_numbers(module: ModuleType) -> None:
 
 
 def turn_hue(module: ModuleType) -> None:
-    """Let ``ColorJitter`` turn the hue backwards.
+    """Let ``ColorJitter`` shift the hue by negative amounts.
 
     Symptom: ``OverflowError: Python integer -21 out of bounds for uint8`` for about
-    half of the draws. The patch also keeps large turns from leaving uint8, which gives
-    another hue on every numpy.
+    half of the draws. The patch also keeps large shifts from overflowing uint8, which
+    gives a wrong hue on every numpy.
     Versions: numpy >= 2.0 with mmaction2 <= 1.2.0.
     Delete when ``ColorJitter.adjust_hue`` adds in a wider type.
     """
@@ -79,7 +79,7 @@ def turn_hue(module: ModuleType) -> None:
 
     @functools.wraps(module.ColorJitter.adjust_hue)
     def adjust_hue(img: np.ndarray, factor: float) -> np.ndarray:
-        # OpenCV has 180 steps of hue, of which MMAction2 takes factor * 255.
+        # OpenCV has 180 steps of hue; MMAction2 shifts by factor * 255 steps.
         hsv = cv2.cvtColor(np.clip(img, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
         hsv[..., 0] = (hsv[..., 0].astype(int) + int(factor * 255)) % 180
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
@@ -101,7 +101,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
 
 
 class PatchingFinder(MetaPathFinder):
-    """Find the modules of ``PATCHES`` where Python would, and patch them when run."""
+    """Find the modules of ``PATCHES`` where Python would, and patch them on import."""
 
     def find_spec(
         self,
@@ -124,7 +124,7 @@ class PatchingFinder(MetaPathFinder):
 
 
 def apply() -> None:
-    """Patch what is imported already, and what will be; a second call does nothing."""
+    """Patch modules imported so far and later; a second call does nothing."""
     if any(isinstance(finder, PatchingFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, PatchingFinder())

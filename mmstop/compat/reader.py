@@ -1,8 +1,8 @@
-"""The safe reader of checkpoints: tensors and plain values, and nothing in it is run.
+"""A safe checkpoint reader: it reads tensors and plain values and runs no code.
 
-torch's own reader of data (``weights_only``) keeps one allow-list for the whole
-process. This one reads with a private copy of it, so that what others allow, load or
-set in the environment stays theirs, in any number of threads.
+torch's own safe reader (``weights_only``) has one allow-list for the whole process.
+This one uses a private copy of that reader, so that it does not interfere with what
+other code allows, loads or sets in the environment, in any number of threads.
 """
 
 import os
@@ -28,7 +28,7 @@ Source = Union[str, os.PathLike, IO[bytes]]
 
 
 class CheckpointError(pickle.UnpicklingError):
-    """A checkpoint that is damaged, or asks for more than tensors and plain values."""
+    """A checkpoint is damaged, or asks for more than tensors and plain values."""
 
 
 RESAVE = (
@@ -36,20 +36,20 @@ RESAVE = (
     "it again without the rest: torch.save({'state_dict': model.state_dict()}, path)"
 )
 RENEW = 'Expected a whole file as torch.save writes it; copy, download or save it again'
-ZIP, PICKLE = b'PK', b'\x80'  # how torch.save's files start, the new ones and the old
+ZIP, PICKLE = b'PK', b'\x80'  # first bytes of torch.save's new and old file formats
 
 
 def read(source: Source, map_location: Any = None, mmap: bool = False) -> Any:
-    """Read a checkpoint, in no more memory than the file takes.
+    """Read a checkpoint, using no more memory than the size of the file.
 
-    MMEngine would run the text in ``meta['config']`` when it resumes; it is left out.
+    ``meta['config']`` is removed, since MMEngine would run its text when it resumes.
 
     Args:
         source: a path, or a file that is open for reading.
-        map_location, mmap: those of ``torch.load``.
+        map_location, mmap: as in ``torch.load``.
 
     Raises:
-        CheckpointError: the file is damaged, or not only data.
+        CheckpointError: the file is damaged, or holds more than data.
     """
     try:
         content = _load(source, map_location, mmap)
@@ -66,17 +66,17 @@ def read(source: Source, map_location: Any = None, mmap: bool = False) -> Any:
 
 
 def read_structure(path: str) -> Any:
-    """Read a local checkpoint, of today's files all but the numbers.
+    """Read a local checkpoint, without the tensors' values if it has the zip format.
 
     Raises:
-        CheckpointError: the file is damaged, no checkpoint, or not only data.
+        CheckpointError: the file is damaged, not a checkpoint, or holds more than data.
     """
-    skips = zipfile.is_zipfile(path)  # the old files are read in one piece
+    skips = zipfile.is_zipfile(path)  # the old format can only be read completely
     return read(path, map_location='meta' if skips else 'cpu', mmap=skips)
 
 
 def _check_entries(content: Any) -> Optional[str]:
-    """Say which entry of a checkpoint is of a wrong type; None if all are right."""
+    """Describe the first checkpoint entry of a wrong type; None if all are right."""
     if not isinstance(content, dict):
         return None
     for name in ('state_dict', 'ema_state_dict', 'meta', 'message_hub'):
@@ -87,12 +87,12 @@ def _check_entries(content: Any) -> Optional[str]:
             kind = type(entry).__name__
             return f'holds a {kind} as its {name}, expected a dict with names. {RENEW}'
         if not isinstance(getattr(entry, '_metadata', {}), dict):
-            return f'holds a {name} whose _metadata is no dict. {RENEW}'
+            return f'holds a {name} whose _metadata is not a dict. {RENEW}'
     (content.get('meta') or {}).pop('config', None)
     return None
 
 
-# -- torch's reader, with an allow-list of its own -------------------------------------
+# -- torch's reader, with a separate allow-list ----------------------------------------
 
 
 @cache
@@ -107,7 +107,7 @@ def _copy_unpickler() -> Any:
 
 
 def _make_unpickler(limit: int) -> type:
-    """Make an unpickler of a file that holds ``limit`` bytes."""
+    """Make an unpickler class for a file of ``limit`` bytes."""
 
     base: Any = _copy_unpickler().Unpickler
 
@@ -135,7 +135,7 @@ def _make_unpickler(limit: int) -> type:
 
 
 def _load(source: Any, map_location: Any, mmap: bool) -> Any:
-    """Call ``torch.load`` with another unpickler in the place of torch's."""
+    """Call ``torch.load`` with our unpickler instead of torch's."""
     if isinstance(source, (str, os.PathLike)):
         with open(source, 'rb') as file:
             limit = _check_archive(file)
@@ -157,7 +157,7 @@ def _load(source: Any, map_location: Any, mmap: bool) -> Any:
 
 
 def _check_archive(file: IO[bytes]) -> int:
-    """Return the size of a file; refuse an archive that would unfold to more."""
+    """Return the size of a file; reject an archive that would unpack to more."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if file.read(4) == b'PK\3\4':
@@ -165,9 +165,10 @@ def _check_archive(file: IO[bytes]) -> int:
             records = archive.infolist()
         if any(r.filename.endswith('/constants.pkl') for r in records):
             raise pickle.UnpicklingError('it is a TorchScript archive')
-        # Behind a first record elsewhere, a second list of records could be hidden.
+        # If the first record is not at the start, a second list of records could hide
+        # before it.
         if sum(r.file_size for r in records) > size or records[0].header_offset:
-            raise pickle.UnpicklingError('it unfolds to more than it is')
+            raise pickle.UnpicklingError('it unpacks to more than its size')
     file.seek(0)
     return size
 
@@ -176,7 +177,7 @@ def _check_archive(file: IO[bytes]) -> int:
 
 
 def _explain(source: Any, error: Exception) -> Optional[str]:
-    """Say what is wrong with a file and what to do; None if it is not the file."""
+    """Describe what is wrong with a file and the remedy; None if the file is fine."""
     if not isinstance(source, (str, os.PathLike)):
         source.seek(0)
         head, path = source.read(64), ''
@@ -188,7 +189,7 @@ def _explain(source: Any, error: Exception) -> Optional[str]:
             head = file.read(64)
     try:
         _load(source, 'cpu', False)
-        return None  # a missing GPU, for one
+        return None  # for example, a missing GPU
     except Exception as again:
         error = again
 
@@ -203,12 +204,12 @@ def _explain(source: Any, error: Exception) -> Optional[str]:
         return f'is empty. {RENEW}'
     if not head.startswith((ZIP, PICKLE)) and not path.endswith('.safetensors'):
         line = head.decode('latin-1').strip().split('\n')[0]
-        return f'is no checkpoint, it starts with {line!r}. {RENEW}'
+        return f'is not a checkpoint, it starts with {line!r}. {RENEW}'
     return f'cannot be read: {reason.strip().splitlines()[0]}. {RENEW}'
 
 
 def _imports(path: str) -> list[str]:
-    """List what a plain pickle imports, by its opcodes; torch stops at protocol 4."""
+    """List the imports in a plain pickle's opcodes; torch cannot read protocol 4."""
     names: list[str] = []
     strings: list[str] = []
     with suppress(OSError, ValueError), open(path, 'rb') as file:

@@ -1,4 +1,4 @@
-"""How a mend takes the place of a function or a method."""
+"""Replace a function or method with a patched version."""
 
 import functools
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Any
 __all__ = ['wrap']
 
 
-def wrap(owner: Any, name: str, mend: Callable) -> None:
-    """Put ``mend(original, ...)`` in the place of a function or class method."""
+def wrap(owner: Any, name: str, patch: Callable) -> None:
+    """Replace a function or class method with ``patch(original, ...)``."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
-    def mended(*args: Any, **kwargs: Any) -> Any:
-        return mend(original, *args, **kwargs)
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        return patch(original, *args, **kwargs)
 
-    setattr(owner, name, staticmethod(mended) if ismethod(original) else mended)
+    setattr(owner, name, staticmethod(patched) if ismethod(original) else patched)

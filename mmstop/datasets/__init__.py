@@ -1,4 +1,4 @@
-"""Videos with captions, their transforms, and class names in label order."""
+"""Video datasets with labels or captions, their transforms, and class names."""
 
 from .captions import AnnotationError, check_captions, load_captions, read_json
 from .checked import CheckedDataset, CheckedVideoDataset

@@ -1,4 +1,4 @@
-"""Caption files in MMAction2's retrieval form: {"video7.mp4": ["a caption", ...]}."""
+"""Caption files in MMAction2's retrieval format: {"video7.mp4": ["a caption", ...]}."""
 
 import json
 from pathlib import Path
@@ -10,16 +10,16 @@ __all__ = ['AnnotationError', 'check_captions', 'load_captions', 'read_json']
 
 
 class AnnotationError(ValueError):
-    """An annotation file is at fault; the text names the file and the entry."""
+    """An annotation file is invalid; the message names the file and the entry."""
 
 
 def read_json(path: Union[str, Path]) -> Any:
-    """Read a JSON file, refusing what ``json`` would silently mend.
+    """Read a JSON file and reject the faults that ``json`` silently accepts.
 
     Raises:
         FileNotFoundError: there is no such file.
-        AnnotationError: the file is not UTF-8, no whole JSON, or has a key twice or
-            half a character.
+        AnnotationError: the file is not UTF-8 or not complete JSON, or it has a
+            duplicate key or half a character (a lone surrogate).
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -45,14 +45,14 @@ def read_json(path: Union[str, Path]) -> Any:
     except UnicodeEncodeError as error:
         raise AnnotationError(
             f'{path}: {error.object[max(0, error.start - 20) : error.end]!r} ends in '
-            f'half a character, which no text can hold; mend the entry'
+            f'half a character, which no text can hold; correct the entry'
         ) from None
     except UnicodeDecodeError as error:
         raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
-    except (ValueError, RecursionError) as error:  # also of a number without end
+    except (ValueError, RecursionError) as error:  # also raised by an endless number
         raise AnnotationError(
             f'{path}: not a whole JSON file ({error}); it may be cut short or another '
-            f'kind of file, fetch it again'
+            f'kind of file, download it again'
         ) from None
 
 
@@ -61,7 +61,7 @@ def load_captions(path: Union[str, Path]) -> dict[str, list[str]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        AnnotationError: the file or an entry is at fault.
+        AnnotationError: the file or an entry is invalid.
     """
     captions = read_json(path)
     check_captions(captions, path)
@@ -69,13 +69,13 @@ def load_captions(path: Union[str, Path]) -> dict[str, list[str]]:
 
 
 def check_captions(captions: Any, path: Union[str, Path]) -> None:
-    """Check that every video has captions and every caption has words.
+    """Check that every video has captions and no caption is empty.
 
     Args:
-        captions: what ``path`` holds, or will hold.
+        captions: the content of ``path``, read from it or to be written to it.
 
     Raises:
-        AnnotationError: the first fault found.
+        AnnotationError: for the first fault found.
     """
     if not isinstance(captions, dict) or not captions:
         raise AnnotationError(

@@ -1,4 +1,4 @@
-"""Data sets that never replace, repeat or leave out a video in silence."""
+"""Datasets that never silently replace, repeat or leave out a video."""
 
 import os
 import sys
@@ -25,28 +25,28 @@ __all__ = ['CheckedDataset', 'CheckedVideoDataset']
 
 
 class CheckedDataset(BaseActionDataset):
-    """Say which video cannot be used, where it is listed and why.
+    """A dataset that reports which video cannot be used, where it is listed and why.
 
-    What replaces a video is the next one in the annotation file, so that a resumed run
-    meets the same videos as an undisturbed one. The item that it becomes carries what
-    was lost in ``data_samples.lost_videos``, where ``BadVideoHook`` counts it.
+    A bad video is replaced by the next one in the annotation file, so that a resumed
+    run sees the same videos as an uninterrupted one. The replacement lists the lost
+    videos in ``data_samples.lost_videos``, where ``BadVideoHook`` counts them.
 
     Args:
-        ann_file: path of the annotation file, below ``data_root``.
-        on_error: 'raise' stops at the first video that cannot be used, 'skip' warns and
-            takes the next one instead. In testing there is 'raise' only: without
-            some of its videos a metric is another metric.
-        max_refetch: after how many bad videos in a row to stop nevertheless.
-        timeout: seconds after which a data worker that still reads the same video says
-            which and ends, and with it the run; nothing else ends a decoder that hangs.
-            Without data workers (``num_workers=0``) there is no limit.
-        **kwargs: those of MMAction2's ``BaseActionDataset``: ``pipeline``,
+        ann_file: path of the annotation file, relative to ``data_root``.
+        on_error: 'raise' stops at the first video that cannot be used; 'skip' warns and
+            uses the next one instead. Testing allows only 'raise', since a metric
+            without some of the videos is a different metric.
+        max_refetch: number of consecutive bad videos to skip before stopping anyway.
+        timeout: seconds after which a data worker that is still reading the same video
+            reports it and exits, which ends the run. Nothing else stops a decoder that
+            hangs. Without data workers (``num_workers=0``) there is no limit.
+        **kwargs: arguments of MMAction2's ``BaseActionDataset``: ``pipeline``,
             ``data_root``, ``data_prefix=dict(video=...)``, ``test_mode``, ...
 
     Raises:
-        ConfigError: ``on_error`` is neither, or 'skip' in testing; ``timeout`` is not
-            more than 0.
-        VideoError: on use, a video cannot be used and may not be skipped.
+        ConfigError: ``on_error`` is unknown, or 'skip' in testing; or ``timeout`` is
+            not greater than 0.
+        VideoError: on access, if a video cannot be used and may not be skipped.
     """
 
     @typed
@@ -65,8 +65,9 @@ class CheckedDataset(BaseActionDataset):
         if on_error == 'skip' and kwargs.get('test_mode'):
             raise ConfigError(
                 "on_error='skip' is for training: a metric without some of the videos "
-                "is another metric. Set on_error='raise', and take bad videos out of "
-                'the annotation file (tools/analysis/check_videos.py --write-clean)'
+                "is a different metric. Set on_error='raise', and remove bad videos "
+                'from the annotation file (tools/analysis/check_videos.py '
+                '--write-clean)'
             )
         self.on_error = on_error
         self.timeout = timeout
@@ -74,10 +75,10 @@ class CheckedDataset(BaseActionDataset):
 
     @abstractmethod
     def entry(self, info: dict) -> str:
-        """Say where in the annotation file an item stands."""
+        """Return the position of an item in the annotation file, for messages."""
 
     def __getitem__(self, idx: int) -> dict:
-        lost: dict[str, str] = {}  # by file: a video may have several items
+        lost: dict[str, str] = {}  # by file, since a video may have several items
         for i in range(idx, idx + len(self)):
             info = self.get_data_info(i % len(self))
             name = info['filename']
@@ -88,13 +89,13 @@ class CheckedDataset(BaseActionDataset):
                 with noted(video), _time_limit(self.timeout, video):
                     item = self.pipeline(info)
                 if item is None:
-                    raise VideoError('the pipeline gave nothing for it')
+                    raise VideoError('the pipeline returned None for it')
             except Exception as error:
                 lost[name] = f'{video}: {explain(error)}'
                 if self.on_error == 'raise':
                     raise VideoError(
-                        f'{lost[name]}. Mend it or take it out of the annotation file; '
-                        f'tools/analysis/check_videos.py finds all such videos'
+                        f'{lost[name]}. Repair it or remove it from the annotation '
+                        f'file; tools/analysis/check_videos.py finds all such videos'
                     ) from error
                 warnings.warn(f'skipped {lost[name]}', stacklevel=2)
                 if len(lost) > self.max_refetch:
@@ -111,11 +112,11 @@ class CheckedDataset(BaseActionDataset):
 
 @contextmanager
 def _time_limit(seconds: float, video: str) -> Iterator[None]:
-    """End a data worker that takes longer; its decoder cannot be interrupted."""
+    """Exit a data worker that takes longer; its decoder cannot be interrupted."""
 
     def give_up() -> None:
         print(
-            f'error: {video} was not read within {seconds:g} s. Take it out of the '
+            f'error: {video} was not read within {seconds:g} s. Remove it from the '
             f'annotation file, or raise timeout if the disk is slow; '
             f'tools/analysis/check_videos.py finds all such videos',
             file=sys.stderr,
@@ -140,16 +141,16 @@ class CheckedVideoDataset(CheckedDataset):
     """Read videos and labels from a list, as MMAction2's ``VideoDataset`` does.
 
     Args:
-        ann_file: path of the list, below ``data_root``; a line is a path and a label,
-            or with ``multi_class=True`` several.
-        delimiter: what stands between path and label.
-        **kwargs: those of :class:`CheckedDataset` and of MMAction2's
+        ann_file: path of the list, relative to ``data_root``. Each line has a path and
+            a label, or several labels with ``multi_class=True``.
+        delimiter: separator between path and label.
+        **kwargs: arguments of :class:`CheckedDataset` and of MMAction2's
             ``BaseActionDataset``: ``on_error``, ``pipeline``, ``data_root``,
             ``data_prefix=dict(video=...)``, ``test_mode``, ``multi_class``, ...
 
     Raises:
         FileNotFoundError: there is no such list.
-        AnnotationError: the list or a line of it is at fault.
+        AnnotationError: the list or one of its lines is invalid.
     """
 
     @typed

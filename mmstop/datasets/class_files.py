@@ -1,4 +1,4 @@
-"""Files of class names, in the forms in which people have them."""
+"""Read files of class names, in all common formats."""
 
 import csv
 import re
@@ -18,11 +18,11 @@ VIDEO = re.compile(r'\.(3gp|avi|flv|m4v|mkv|mov|mp4|mpe?g|webm|wmv)\b', re.IGNOR
 
 
 def read_class_file(path: Path) -> list[str]:
-    """Read the names in label order.
+    """Read the class names in label order.
 
-    A line is a name, or an id and a name with a comma, a semicolon, a tabulator or a
-    blank between them, in any order of the ids, with or without a header. A
-    ``.json`` file holds a list of names, or ids by name or names by id.
+    Each line is a name, or an id and a name separated by a comma, a semicolon, a tab or
+    a space. The ids may come in any order, with or without a header line. A ``.json``
+    file holds a list of names, or an object of names by id or ids by name.
 
     Raises:
         ConfigError: the file is not UTF-8, is a list of videos, or its ids are not
@@ -38,7 +38,7 @@ def read_class_file(path: Path) -> list[str]:
     if lines and all(map(VIDEO.search, lines)):
         raise ConfigError(
             f'{path}: it seems to be a list of videos, {short(lines[0])}, expected one '
-            f'class name a line; give it as ann_file, and another file as classes'
+            f'class name per line; give it as ann_file, and another file as classes'
         )
     numbered = _read_numbered(lines, path)
     return lines if numbered is None else numbered
@@ -64,7 +64,7 @@ def _read_json(path: Path) -> list[str]:
 
 
 def _read_numbered(lines: list[str], path: Path) -> Optional[list[str]]:
-    """Read a file that gives ids; None if it gives none."""
+    """Read a file with ids; return None if it has none."""
     for delimiter in ',;\t':
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
         try:
@@ -80,7 +80,7 @@ def _read_numbered(lines: list[str], path: Path) -> Optional[list[str]]:
         if columns:
             is_header = not _has_ids(_column(rows[:1], columns[0]))
             return _in_order(_pairs(rows[is_header:], columns[0], path), path)
-    # A name may begin with a number: a blank parts ids from names only if all fits.
+    # A name may begin with a number, so a space counts only if all ids are valid.
     pairs = [line.strip().partition(' ')[::2] for line in lines if line.strip()]
     if _has_ids(number for number, _ in pairs) and all(name for _, name in pairs):
         ids = sorted(int(number) for number, _ in pairs)
@@ -89,11 +89,11 @@ def _read_numbered(lines: list[str], path: Path) -> Optional[list[str]]:
     return None
 
 
-Row = tuple[int, list[str]]  # a line of the file and its fields
+Row = tuple[int, list[str]]  # line number and fields
 
 
 def _column(rows: Iterable[Row], column: int) -> list[str]:
-    """List the fields that may be ids; a line of one field has none."""
+    """List the fields that may be ids; a line with one field has none."""
     return [row[column] if len(row) > 1 else '' for _, row in rows]
 
 
@@ -107,8 +107,8 @@ def _pairs(rows: list[Row], column: int, path: Path) -> list[tuple[str, str]]:
     for line, row in rows:
         if len(row) != 2 or not row[column].strip().isdecimal():
             raise ConfigError(
-                f'{path}, line {line}: {short(row)}, expected an id from 0 on and a '
-                f'name; put quotes around a name that has the delimiter'
+                f'{path}, line {line}: {short(row)}, expected an id (0, 1, ...) and a '
+                f'name; put quotes around a name that contains the delimiter'
             )
     return [(row[column], row[1 + column]) for _, row in rows]
 
@@ -119,16 +119,16 @@ def _in_order(pairs: Sequence[tuple[str, str]], path: Path) -> list[str]:
     for number, name in pairs:
         if int(number) in names:
             raise ConfigError(
-                f'{path}: {short(names[int(number)])} and {short(name)} both have the '
+                f'{path}: {short(names[int(number)])} and {short(name)} both have '
                 f'id {int(number)}; correct one of them'
             )
         names[int(number)] = name
     if missing := sorted(set(range(len(names))) - set(names)):
         raise ConfigError(
-            f'{path}: no class has the id {missing[0]}, and the ids go from '
+            f'{path}: no class has id {missing[0]}, and the ids go from '
             f'{min(names)} to {max(names)}; '
             + (
-                'labels are counted from 0, here and in the lists of videos: subtract 1'
+                'labels start at 0, here and in the lists of videos: subtract 1'
                 if sorted(names) == list(range(1, len(names) + 1))
                 else f'expected 0 to {len(names) - 1} for {len(names)} classes'
             )

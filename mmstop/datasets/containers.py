@@ -1,11 +1,11 @@
-"""Find out from a video file's first bytes what it is and whether its end is missing.
+"""Check by a video file's headers what format it is and whether it is truncated.
 
-FFmpeg chooses a format by content, whatever the name: a text file called ``v.mp4`` that
-holds an HLS or concat list opens the files that it names. So only what starts as a
-container does is handed to a decoder.
+FFmpeg detects the format from the content, not from the name. Given a text file called
+``v.mp4`` with an HLS or concat list, it opens the files that the list names. Therefore,
+only files that start like a container are passed to a decoder.
 
-A copy that was broken off still opens: decord reads an AVI, Matroska or WebM file as a
-shorter video, and its reader of files in memory crashes on such an AVI.
+A truncated copy still opens: decord reads an AVI, Matroska or WebM file as a shorter
+video, and its reader of in-memory files crashes on such an AVI.
 """
 
 import os
@@ -15,13 +15,13 @@ from typing import BinaryIO
 
 __all__ = ['FFMPEG_FORMATS', 'check_container', 'check_file', 'missing_bytes']
 
-# FFmpeg's names of what check_container lets through, for its 'format_whitelist'.
+# FFmpeg's names of the formats that check_container accepts, for 'format_whitelist'.
 FFMPEG_FORMATS = (
     'asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,ogg,rm'
 )
 STARTS = (
-    b'\x00\x00\x00\x01',  # H.264 and HEVC as they are transmitted (Annex B)
-    b'\x00\x00\x01',  # the same, and MPEG-1, -2 and -4, as programs or bare
+    b'\x00\x00\x00\x01',  # H.264 and HEVC byte streams (Annex B)
+    b'\x00\x00\x01',  # the same, and MPEG-1, -2 and -4, as program or raw streams
     b'\x06\x0e\x2b\x34',  # MXF
     b'\x1a\x45\xdf\xa3',  # Matroska and WebM
     b'\x1f\x07\x00',  # DV
@@ -34,11 +34,11 @@ STARTS = (
     b'OggS',
 )
 RIFF = (b'AVI ', b'AVIX', b'AMV ', b'CDXA')  # kinds of RIFF files with pictures
-PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes of an MPEG transport stream's, and
-SYNC = 0x47  # where in each this stands
+PACKETS = ((188, 0), (192, 4), (204, 0))  # MPEG-TS: packet size, offset of SYNC in it
+SYNC = 0x47
 
-# Boxes of an MP4 or QuickTime file that hold its index and its frames, and others that
-# it may start with.
+# Boxes of an MP4 or QuickTime file that hold its index and its frames, and other boxes
+# that may come first.
 ESSENTIAL = (b'mdat', b'moof', b'moov')
 FIRST = (b'ftyp', b'styp', b'free', b'skip', b'wide', b'pnot', b'sidx', b'uuid')
 
@@ -46,29 +46,30 @@ EBML, SEGMENT = 0x1A45DFA3, 0x18538067  # element IDs of Matroska and WebM
 
 
 def check_file(path: str) -> None:
-    """Check a file on a disk before a decoder is given it.
+    """Check a file on disk before it is passed to a decoder.
 
     Raises:
-        ValueError: it is missing, no file, or :func:`check_container` refuses it.
+        ValueError: it is missing, not a regular file, or rejected by
+            :func:`check_container`.
     """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise ValueError('there is no such file') from None
-    if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(mode):  # reading from a pipe would block forever
         raise ValueError(f'it is a {"folder" if stat.S_ISDIR(mode) else "device"}')
     with open(path, 'rb') as file:
         check_container(file)
 
 
 def check_container(file: BinaryIO) -> None:
-    """Check that a file starts as a video does and is whole.
+    """Check that a file starts like a video and is complete.
 
     Args:
-        file: seekable; its position is changed.
+        file: seekable; its position changes.
 
     Raises:
-        ValueError: it is empty, cut short or no video; the text says which.
+        ValueError: it is empty, truncated or not a video; the message says which.
     """
     file.seek(0)
     start = file.read(3 * max(size for size, _ in PACKETS))
@@ -76,8 +77,8 @@ def check_container(file: BinaryIO) -> None:
         raise ValueError('the file is empty')
     if not _starts_as_video(start):
         raise ValueError(
-            f'it is no video, it starts with {start[:16]!r}. Expected a container such '
-            f'as MP4, Matroska or AVI; lists of other files are not followed'
+            f'it is not a video, it starts with {start[:16]!r}. Expected a container '
+            f'such as MP4, Matroska or AVI; lists of other files are not followed'
         )
     if missing := missing_bytes(file):
         raise ValueError(f'the file is cut short, {missing:,} bytes are missing')
@@ -97,13 +98,13 @@ def _starts_as_video(start: bytes) -> bool:
 
 
 def missing_bytes(file: BinaryIO) -> int:
-    """Return how many bytes of a video file its headers promise and it lacks.
+    """Return how many of the bytes declared in a video file's headers are missing.
 
-    Zero also where the format is another than AVI, MP4, QuickTime, Matroska and WebM,
-    or where the length was unknown when the header was written, as in a live stream.
+    The result is also 0 for formats other than AVI, MP4, QuickTime, Matroska and WebM,
+    and if the length was unknown when the header was written, as in a live stream.
 
     Args:
-        file: seekable; its position is changed.
+        file: seekable; its position changes.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -135,9 +136,10 @@ def _riff_end(file: BinaryIO, size: int) -> int:
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
-    """Return where the last essential box ends; what follows may be anything.
+    """Return where the last essential box ends; anything may follow it.
 
-    The first box is essential too: a text may look like one, but of an absurd length.
+    The first box counts as essential too, since text may look like a box with an absurd
+    length.
     """
     position = end = 0
     while position < size:
@@ -148,7 +150,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
         length, kind = struct.unpack('>I4s', header[:8])
         if length == 1 and len(header) == 16:
             (length,) = struct.unpack('>Q', header[8:])
-        if length < 8:  # 0 is 'to the end of the file', others are no box
+        if length < 8:  # 0 means 'to the end of the file', other values are no box
             break
         position += length
         if kind in ESSENTIAL or not end:
@@ -159,7 +161,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
 def _matroska_end(file: BinaryIO) -> int:
     """Return where the segment, which holds everything, ends."""
     file.seek(4)
-    file.seek(_read_size(file), 1)  # over the header
+    file.seek(_read_size(file), 1)  # skip the header
     if file.read(4) != SEGMENT.to_bytes(4, 'big'):
         return 0
     length = _read_size(file)
@@ -167,9 +169,10 @@ def _matroska_end(file: BinaryIO) -> int:
 
 
 def _read_size(file: BinaryIO) -> int:
-    """Read a length of one to eight bytes; 0 stands for an unknown one.
+    """Read a variable-length size of one to eight bytes; 0 means unknown.
 
-    The zero bits before the first one say how many bytes follow; all ones are unknown.
+    The number of leading zero bits tells how many bytes follow. A value of all ones
+    means unknown.
     """
     first = file.read(1)
     if not first or first[0] == 0:

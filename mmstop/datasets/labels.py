@@ -1,4 +1,4 @@
-"""Lists in MMAction2's form: 'a/b.mp4 3' of videos, 'a/b 163 3' of extracted frames."""
+"""MMAction2's annotation lists: 'a/b.mp4 3' for videos, 'a/b 163 3' for raw frames."""
 
 import re
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from .captions import AnnotationError
 
 __all__ = ['Labelled', 'LabelledFrames', 'load_frame_labels', 'load_labels']
 
-# A video of HMDB51: ..._<part of the body>_<camera>_<people>_<view>_<quality>_<number>
+# HMDB51's video names: ..._<body part>_<camera>_<people>_<view>_<quality>_<number>
 HMDB51 = re.compile(r'[^/]+_[fhlu]_[cn]m_np\d_(ba|fr|le|ri)_(bad|goo|med)_\d+\.avi')
 
-DELIMITERS = {' ': 'a blank', ',': 'a comma', '\t': 'a tabulator', ';': 'a semicolon'}
+DELIMITERS = {' ': 'a space', ',': 'a comma', '\t': 'a tab', ';': 'a semicolon'}
 
 
 class Labelled(NamedTuple):
     """A line of a list."""
 
     filename: str
-    label: Union[int, list[int]]  # -1 where there is none, a list for several classes
+    label: Union[int, list[int]]  # -1 if there is none, a list for several classes
     line: int  # counted from 1
 
 
@@ -44,17 +44,17 @@ def load_labels(
 ) -> list[Labelled]:
     """Read videos and labels in file order.
 
-    Byte order marks, Windows' line ends, empty lines and, with one label a line, paths
-    with blanks are understood.
+    Byte order marks, Windows line ends, empty lines and, with one label per line, paths
+    with spaces are supported.
 
     Args:
-        delimiter: what stands between path and label.
-        multi_class: a line has any number of labels, and the path no delimiter.
-        unlabelled: a list without any label is allowed; all labels are -1.
+        delimiter: separator between path and label.
+        multi_class: a line has any number of labels, and its path has no delimiter.
+        unlabelled: allow a list without any labels; all labels are then -1.
 
     Raises:
         FileNotFoundError: there is no such file.
-        AnnotationError: the file or a line of it is at fault.
+        AnnotationError: the file or one of its lines is invalid.
     """
     lines = _read_lines(path)
     if unlabelled and not any(_labelled_by(line, delimiter) for _, line in lines):
@@ -83,11 +83,11 @@ def load_frame_labels(
     """Read folders, numbers of frames and labels in file order.
 
     Args:
-        delimiter, multi_class, unlabelled: those of :func:`load_labels`.
+        delimiter, multi_class, unlabelled: as in :func:`load_labels`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        AnnotationError: the file or a line of it is at fault.
+        AnnotationError: the file or one of its lines is invalid.
     """
     lines = _read_lines(path)
     labelled = not unlabelled or any(
@@ -142,12 +142,12 @@ def _parse(
     delimiter: str,
     parse: Callable[[str, str], Fields],
 ) -> Labelled:
-    """Read a line, in which a label that is None is none."""
+    """Read a line; ``parse`` returns None for an invalid label."""
     filename, label = parse(line, delimiter)
     if label is None:
         raise AnnotationError(
             f'{path}, line {number}: {short(line)} is not a path, {_name(delimiter)} '
-            f'and a label, a number from 0 on{_other(line, delimiter)}'
+            f'and a label (0, 1, ...){_other(line, delimiter)}'
         )
     _check_label(path, number, line, label)
     return Labelled(filename, label, number)
@@ -156,7 +156,7 @@ def _parse(
 def _parse_frames(
     line: str, delimiter: str, multi_class: bool, labelled: bool
 ) -> tuple[str, Optional[int], Union[None, int, list[int]]]:
-    """Read a line, in which a number of frames or a label that is None is none."""
+    """Read a line; an invalid number of frames or label becomes None."""
     total: Any
     label: Any = -1
     if multi_class:
@@ -174,8 +174,8 @@ def _check_label(
     lowest = min(label, default=0) if isinstance(label, list) else label
     if lowest < 0:
         raise AnnotationError(
-            f'{path}, line {number}: {short(line)} has the label {lowest}; labels are '
-            f'counted from 0, so correct or remove the line'
+            f'{path}, line {number}: {short(line)} has the label {lowest}; labels '
+            f'start at 0, so correct or remove the line'
         )
 
 
@@ -199,7 +199,7 @@ def _as_label(field: str) -> Optional[int]:
 
 
 def _labelled_by(line: str, delimiter: str) -> list[str]:
-    """List the delimiters after which a line has a label, the expected one first."""
+    """List the delimiters that give a line a label, the expected delimiter first."""
     return [
         d
         for d in dict.fromkeys([delimiter, *DELIMITERS])
@@ -208,12 +208,12 @@ def _labelled_by(line: str, delimiter: str) -> list[str]:
 
 
 def _other(line: str, delimiter: str) -> str:
-    """Suggest the form or the delimiter that the line seems to have."""
+    """Suggest the format or the delimiter that the line seems to have."""
     if line.startswith(('{', '[')):
         return '. It seems to be a JSON file, not a list'
     for other in _labelled_by(line, delimiter):
         if other != delimiter:
-            return f'. It has {_name(other)}: set delimiter={other!r} in the data set'
+            return f'. It has {_name(other)}: set delimiter={other!r} in the dataset'
     return ''
 
 
@@ -224,26 +224,26 @@ def _name(delimiter: str) -> str:
 def _check_columns(
     path: Union[str, Path], entries: list[Labelled], delimiter: str
 ) -> None:
-    """Refuse a list with a number of frames between path and label."""
+    """Reject a list with a number of frames between path and label."""
     parts = [filename.rpartition(delimiter) for filename, *_ in entries]
     paths = {head.strip() for head, _, number in parts if head and number.isdecimal()}
     if len(paths) == len(entries):
         raise AnnotationError(
             f'{path}: it seems to be a list of paths, frames and labels, '
             f'{short(entries[0].filename)} and {entries[0].label}; for folders of '
-            f'frames give --rawframes, for videos take the middle column out'
+            f'frames use --rawframes, for videos remove the middle column'
         )
 
 
 def _check_official(path: Union[str, Path], entries: list[Labelled]) -> None:
-    """Refuse HMDB51's own split files, which have no labels."""
+    """Reject HMDB51's official split files, which have no labels."""
     if {label for _, label, _ in entries} <= {0, 1, 2} and all(
         HMDB51.fullmatch(filename) for filename, *_ in entries
     ):
         raise AnnotationError(
             f'{path}: it seems to be one of the split files of HMDB51, whose numbers '
-            f'are no labels but 0 for unused, 1 for training and 2 for testing; '
-            f"make lists of 'class/video.avi label' as MMAction2's tools/data/hmdb51 do"
+            f'are not labels but 0 for unused, 1 for training and 2 for testing; '
+            f"make lists of 'class/video.avi label' with MMAction2's tools/data/hmdb51"
         )
 
 

@@ -1,8 +1,8 @@
-"""Learn from a video's packets, without decoding, how its frames can be reached.
+"""Find out from a video's packets, without decoding, where decoding can start.
 
-A container flags packets as key frames where decoding gives pictures. They need not be
-the right ones: with x264's intra-refresh and HEVC's open groups some are not. What the
-packets themselves say is defined by the standards of their codecs.
+A container flags a packet as a key frame if decoding from it gives pictures. These are
+not always correct, for example with x264's intra-refresh and HEVC's open GOPs. The
+content of the packets is reliable, since the codec standards define it.
 """
 
 import re
@@ -14,30 +14,30 @@ from av import Packet, VideoCodecContext
 
 __all__ = ['PacketIndex', 'index_packets']
 
-CONTAINERS = ('mov', 'matroska')  # whose packets all have time stamps of their own
-# Profiles of H.264 whose parameters begin with formats and scaling lists.
+CONTAINERS = ('mov', 'matroska')  # formats in which every packet has its own timestamps
+# H.264 profiles whose parameter sets have a chroma format and scaling lists.
 HIGH = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244)
 
 
 class Kind(NamedTuple):
-    """What the data of a packet say."""
+    """What the data of a packet tell about its frame."""
 
-    entry: bool  # all frames from this one on can be decoded from here
+    entry: bool  # this frame and all later ones can be decoded from here
     spare: bool = False  # no other frame of its layer or below refers to it
     shown: bool = True
-    layer: int = 0  # of HEVC's temporal layers
+    layer: int = 0  # HEVC's temporal layer
 
 
-Inspect = Callable[[memoryview], Optional[Kind]]  # None: it holds no frame
+Inspect = Callable[[memoryview], Optional[Kind]]  # None: the packet holds no frame
 
 
 class PacketIndex:
-    """The packets of a stream in which every shown one is known to be a frame.
+    """The packets of a stream, where every shown packet is known to be one frame.
 
     Args:
-        ids: what tells a packet of the file from the others, in decoding order.
-        kinds: what each says.
-        discard: those that are decoded and not shown, because of an edit list.
+        ids: the unique ids of the packets, in decoding order.
+        kinds: the kind of each packet.
+        discard: whether each packet is decoded but not shown because of an edit list.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PacketIndex:
         places = [i for i, shown in enumerate(self.shown) if shown]
         self.frames = sorted(places, key=self.pts.__getitem__)  # in presentation order
         self.entries: list[int] = []  # places, in decoding order
-        latest = -float('inf')  # of the packets shown so far
+        latest = -float('inf')  # latest time of the packets shown so far
         for i, kind in enumerate(kinds):
             if kind.entry and self.pts[i] > latest:
                 self.entries.append(i)
@@ -81,19 +81,19 @@ class PacketIndex:
 
 
 def identify(packet: Packet) -> tuple:
-    """Return what tells a packet from the others of its file; the time comes first."""
+    """Return the id of a packet within its file; the presentation time comes first."""
     return packet.pts, packet.dts, packet.size
 
 
 def index_packets(
     container: str, context: VideoCodecContext, packets: Iterable[Packet]
 ) -> Optional[PacketIndex]:
-    """Index a video stream, or return None where decoding alone tells its frames.
+    """Index a video stream, or return None if only decoding can tell its frames.
 
     Args:
         container: FFmpeg's name of the format.
-        context: of the stream.
-        packets: all of the stream.
+        context: codec context of the stream.
+        packets: all packets of the stream.
     """
     inspect = _inspector(context.codec.canonical_name, context.extradata or b'')
     if inspect is None or not container.startswith(CONTAINERS):
@@ -109,16 +109,16 @@ def index_packets(
     if not ids:
         return None
     index = PacketIndex(ids, kinds, discard)
-    # Some writers give frames that are stored out of order the times of decoding.
+    # Some muxers store decoding times as the timestamps of reordered frames.
     plausible = index.is_reordered() or not context.has_b_frames
     return index if index.is_whole() and plausible else None
 
 
 def _inspector(codec: str, extradata: bytes) -> Optional[Inspect]:
-    """Return what reads the packets of a codec; None for one that is not understood."""
+    """Return the function that inspects a codec's packets; None if unsupported."""
     configured = (
         extradata[:1] == b'\x01'
-    )  # an avcC or hvcC box: lengths, no start codes
+    )  # an avcC or hvcC box: length prefixes instead of start codes
     if codec == 'h264':
         if _has_fields(extradata[8:] if configured else extradata, configured):
             return None  # a frame may be two packets
@@ -136,7 +136,7 @@ def _inspector(codec: str, extradata: bytes) -> Optional[Inspect]:
 
 
 def _units(data: memoryview, length: int) -> Iterator[memoryview]:
-    """Yield NAL units, behind lengths of ``length`` bytes or else start codes."""
+    """Yield NAL units, prefixed by ``length`` bytes of size, or by start codes if 0."""
     if not length:
         for code in re.finditer(b'\x00\x00\x01', data):
             yield data[code.end() :]
@@ -154,7 +154,7 @@ def _h264(length: int) -> Inspect:
             kind = unit[0] & 31
             if (
                 1 <= kind <= 5
-            ):  # of a picture; 5 is an IDR one, which forgets all others
+            ):  # a slice of a picture; 5 is an IDR picture, which resets the decoder
                 return Kind(entry=kind == 5, spare=not unit[0] & 0x60)
         return None
 
@@ -165,14 +165,15 @@ def _has_fields(parameters: bytes, alone: bool) -> bool:
     """Tell whether pictures of H.264 may be single fields.
 
     Args:
-        parameters: with a sequence parameter set, ``alone`` or behind a start code.
+        parameters: data with a sequence parameter set.
+        alone: whether the set comes without a start code.
     """
     units = (
         [parameters] if alone else [bytes(u) for u in _units(memoryview(parameters), 0)]
     )
     unit = next((u for u in units if len(u) > 4 and u[0] & 31 == 7), None)
     if unit is None:
-        return True  # for all that is known
+        return True  # assume so if unknown
     bits = _Bits(unit[4:].replace(b'\0\0\3', b'\0\0'))
     bits.number()
     if unit[1] in HIGH:
@@ -196,7 +197,7 @@ def _has_fields(parameters: bytes, alone: bool) -> bool:
 
 
 class _Bits:
-    """The bits of a parameter set, one after the other; zeros behind the end."""
+    """A reader of the bits of a parameter set; it returns zeros past the end."""
 
     def __init__(self, data: bytes) -> None:
         self.bits = ''.join(f'{byte:08b}' for byte in data) + '0' * 64
@@ -207,7 +208,7 @@ class _Bits:
         return int(self.bits[self.position - count : self.position] or '0', 2)
 
     def number(self) -> int:
-        """Take a number whose length stands before it (Exp-Golomb)."""
+        """Read an Exp-Golomb coded number."""
         zeros = self.bits.find('1', self.position) - self.position
         if zeros < 0:  # nothing is left
             return 0
@@ -228,8 +229,8 @@ def _hevc(length: int) -> Inspect:
         for unit in _units(data, length):
             kind, base = unit[0] >> 1, not (unit[0] & 1 or unit[1] & 0xF8)
             if kind < 32 and base:
-                # 16 to 21 are random access pictures: what follows them in presentation
-                # refers to nothing before. Even ones up to 14 are no references.
+                # 16 to 21 are random access pictures: frames presented after them refer
+                # to nothing before them. Even types up to 14 are not referenced.
                 spare = kind <= 14 and kind % 2 == 0
                 return Kind(16 <= kind <= 21, spare, layer=(unit[1] & 7) - 1)
         return None
@@ -246,9 +247,9 @@ def _vp8(data: memoryview) -> Optional[Kind]:
 def _vp9(data: memoryview) -> Optional[Kind]:
     if not data:
         return None
-    shift = 0 if data[0] & 0x30 == 0x30 else 1  # profile 3 has one bit more
+    shift = 0 if data[0] & 0x30 == 0x30 else 1  # profile 3 has one more bit
     again, inter, shown = (data[0] >> (shift + bit) & 1 for bit in (2, 1, 0))
-    several = data[-1] & 0xE0 == 0xC0  # in one packet, of which the last one is shown
+    several = data[-1] & 0xE0 == 0xC0  # a superframe, whose last frame is shown
     return Kind(
         not again and not inter and bool(shown), shown=bool(again or shown or several)
     )
@@ -267,14 +268,14 @@ def _av1(data: memoryview) -> Optional[Kind]:
                     break
         else:
             size = len(data) - position
-        if header >> 3 & 15 in (3, 6) and size:  # a frame header, a frame
-            return Kind(entry=data[position] >> 4 == 1)  # a key frame, shown, not again
+        if header >> 3 & 15 in (3, 6) and size:  # OBU types: frame header, frame
+            return Kind(entry=data[position] >> 4 == 1)  # a new key frame that is shown
         position += size
     return None
 
 
 def _mjpeg(data: memoryview) -> Optional[Kind]:
-    head = bytes(data[:2048])  # a picture without tables takes those of an earlier one
+    head = bytes(data[:2048])  # a picture without tables uses those of an earlier one
     return Kind(entry=b'\xff\xdb' in head and b'\xff\xc4' in head)
 
 

@@ -1,4 +1,4 @@
-"""Videos that were extracted into folders of pictures, as MMAction2 does it."""
+"""Videos extracted into folders of images, as by MMAction2's scripts."""
 
 import io
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from .videos import VideoError
 
 __all__ = ['CheckedRawFrameDecode', 'CheckedRawframeDataset', 'Frames', 'check_frames']
 
-CHUNK, SAMPLE = 32, 12  # frames that check_frames holds at a time, and that it looks at
+CHUNK, SAMPLE = 32, 12  # check_frames: frames held at a time, and frames sampled
 
 
 class Frames(NamedTuple):
-    """The pictures of a video: which files of a folder."""
+    """Which files of a folder are the frames of a video."""
 
     total_frames: int
     start_index: int
@@ -33,7 +33,7 @@ class Frames(NamedTuple):
         return self.filename_tmpl.format(number)
 
     def numbers_among(self, names: Sequence[str]) -> list[int]:
-        """Return the numbers of those files that are pictures of a video."""
+        """Return the frame numbers of the files that are frames of a video."""
         before, after = (
             self.filename_tmpl.split('{')[0],
             self.filename_tmpl.split('}')[-1],
@@ -47,22 +47,24 @@ class Frames(NamedTuple):
 class CheckedRawframeDataset(CheckedDataset):
     """Read extracted frames from a list, as MMAction2's ``RawframeDataset`` does.
 
-    Its pipeline has ``CheckedRawFrameDecode`` where that for videos opens and decodes.
+    In its pipeline, ``CheckedRawFrameDecode`` replaces the steps that open and decode a
+    video.
 
     Args:
-        ann_file: path of the list, below ``data_root``; a line is a folder, the number
-            of its frames and a label, or with ``multi_class=True`` several.
-        delimiter: what stands between them.
-        filename_tmpl: name of a frame by its number.
+        ann_file: path of the list, relative to ``data_root``. Each line has a folder,
+            its number of frames and a label, or several labels with
+            ``multi_class=True``.
+        delimiter: separator between the fields.
+        filename_tmpl: template that gives a frame's file name from its number.
         start_index: number of the first frame, at least 0.
-        **kwargs: those of :class:`CheckedDataset` and of MMAction2's
+        **kwargs: arguments of :class:`CheckedDataset` and of MMAction2's
             ``BaseActionDataset``: ``on_error``, ``pipeline``, ``data_root``,
             ``data_prefix=dict(img=...)``, ``test_mode``, ``multi_class``, ...
 
     Raises:
-        ConfigError: an argument is out of its range.
+        ConfigError: an argument is out of range.
         FileNotFoundError: there is no such list.
-        AnnotationError: the list or a line of it is at fault.
+        AnnotationError: the list or one of its lines is invalid.
     """
 
     @typed
@@ -78,8 +80,8 @@ class CheckedRawframeDataset(CheckedDataset):
             raise ConfigError(f'start_index={start_index}, expected at least 0')
         if not _has_number(filename_tmpl):
             raise ConfigError(
-                f'filename_tmpl={filename_tmpl!r}, expected a name with one place for '
-                f"the number of a frame, such as 'img_{{:05}}.jpg'"
+                f'filename_tmpl={filename_tmpl!r}, expected a name with one '
+                f"placeholder for the frame number, such as 'img_{{:05}}.jpg'"
             )
         if 'img' not in kwargs.get('data_prefix', {'img': ''}):
             raise ConfigError(
@@ -120,17 +122,17 @@ def _has_number(template: str) -> bool:
 
 @TRANSFORMS.register_module()
 class CheckedRawFrameDecode(RawFrameDecode):
-    """Read frames as MMAction2's ``RawFrameDecode`` does, but no damaged ones.
+    """Read frames as MMAction2's ``RawFrameDecode`` does, but reject damaged ones.
 
-    A folder that lacks the first or last frame of those that the list counts is an
-    error, and so is a frame that is missing, cut short, no picture, of more than 8 bits
-    a channel or of another size than the others of its clip.
+    It is an error if the folder lacks the first or the last of the frames that the list
+    declares. It is also an error if a frame is missing, truncated or not an image, has
+    more than 8 bits per channel, or differs in size from the others of its clip.
 
     Args:
         **kwargs: ``io_backend`` and the arguments of that backend.
 
     Raises:
-        VideoError: on use, the folder or a frame is at fault.
+        VideoError: on use, if the folder or a frame is invalid.
     """
 
     def transform(self, results: dict) -> dict:
@@ -142,7 +144,7 @@ class CheckedRawFrameDecode(RawFrameDecode):
         _check_folder(folder, frames, backend)
         numbers = np.ravel(results['frame_inds'])
         read = {n: _read(folder, frames.name(n), backend) for n in np.unique(numbers)}
-        results['imgs'] = [np.array(read[n]) for n in numbers]  # each may be changed
+        results['imgs'] = [np.array(read[n]) for n in numbers]  # writable copies
         results['original_shape'] = results['img_shape'] = results['imgs'][0].shape[:2]
         first = numbers[0]
         for number, picture in read.items():
@@ -159,10 +161,10 @@ def _size(picture: Image.Image) -> str:
 
 
 def _check_folder(folder: str, frames: Frames, backend: Any) -> None:
-    """Look for the first and the last frame.
+    """Check that the first and the last frame exist.
 
     Raises:
-        VideoError: one is missing.
+        VideoError: one of them is missing.
     """
     total, first, _ = frames
     ends = [
@@ -178,11 +180,11 @@ def _check_folder(folder: str, frames: Frames, backend: Any) -> None:
         others = f'{len(names)} others, such as {names[0]!r}' if names else 'no file'
         raise VideoError(
             f'it has no frame such as {frames.name(first)!r}, but {others}; set '
-            f'filename_tmpl in the data set, or extract the frames again'
+            f'filename_tmpl in the dataset, or extract the frames again'
         )
     remedy = 'extract the frames again, or correct the list'
     if len(numbers) >= total and numbers[0] != first:
-        remedy = f'set start_index={numbers[0]} in the data set'
+        remedy = f'set start_index={numbers[0]} in the dataset'
     raise VideoError(
         f'the list says {total} frames, {first} to {first + total - 1}, and the folder '
         f'has {len(numbers)}, {numbers[0]} to {numbers[-1]}; {remedy}'
@@ -190,10 +192,10 @@ def _check_folder(folder: str, frames: Frames, backend: Any) -> None:
 
 
 def _read(folder: str, name: str, backend: Any) -> Image.Image:
-    """Read a picture, upright, RGB.
+    """Read an image as upright RGB.
 
     Raises:
-        VideoError: it is missing, or no whole picture of 8 bits.
+        VideoError: it is missing, or not a complete 8-bit image.
     """
     path = backend.join_path(folder, name)
     if not backend.isfile(path):
@@ -201,18 +203,18 @@ def _read(folder: str, name: str, backend: Any) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(backend.get(path)))
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, of damaged files
-        raise VideoError(f'{name} is no whole picture ({error})') from None
-    if picture.mode[0] in 'IF':  # which become white in RGB
-        raise VideoError(f'{name} has more than 8 bits a channel')
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for damaged files
+        raise VideoError(f'{name} is not a complete image ({error})') from None
+    if picture.mode[0] in 'IF':  # these become white in RGB
+        raise VideoError(f'{name} has more than 8 bits per channel')
     return ImageOps.exif_transpose(picture).convert('RGB')
 
 
 def check_frames(folder: str, frames: Frames, full: bool) -> None:
-    """Read the frames of a folder on a disk, a few or all.
+    """Read a few or all frames of a folder on disk.
 
     Raises:
-        VideoError: the folder or a frame is at fault.
+        VideoError: the folder or a frame is invalid.
     """
     total, first, _ = frames
     chosen = np.arange(total)

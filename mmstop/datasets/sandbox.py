@@ -1,8 +1,8 @@
-"""Work on files of strangers in processes that a decoder may hang or kill.
+"""Process untrusted files in worker processes, which a decoder may hang or crash.
 
-The processes are forked, as PyTorch's data workers are: they know what this one knows
-at once, and have nothing to import. They are no defence against a decoder that is made
-to run an attacker's code.
+The processes are forked, like PyTorch's data workers, so they share this process's
+state and import nothing. They do not protect against a file that makes the decoder run
+an attacker's code.
 """
 
 import faulthandler
@@ -28,18 +28,18 @@ from .videos import explain
 
 __all__ = ['TIMEOUT', 'Outcome', 'try_all', 'try_videos']
 
-TIMEOUT = 600.0  # seconds that one piece of work may take
+TIMEOUT = 600.0  # seconds that one task may take
 CONTEXT = multiprocessing.get_context('fork')
-# A process must not inherit the end of a pipe by which another's death is noticed, and
-# multiprocessing's book of processes is not for several threads.
+# A process must not inherit the pipe end that signals the death of another one, and
+# multiprocessing's list of processes is not thread-safe.
 FORKING = threading.Lock()
 
 
 class Outcome(NamedTuple):
-    """What became of a piece of work."""
+    """The result of a task."""
 
     value: Any
-    fault: Optional[str]  # why there is no value
+    fault: Optional[str]  # the reason if there is no value
 
 
 def try_all(
@@ -49,14 +49,15 @@ def try_all(
     timeout: float = TIMEOUT,
     ahead: int = 0,
 ) -> Iterator[Outcome]:
-    """Work on every task in another process and yield what becomes of it, in order.
+    """Run every task in another process and yield the outcomes in order.
 
     Args:
-        work: its result, and the tasks, are pickled; where it raises, or its process
-            dies or takes too long, the outcome has a fault and the next task is begun.
-        workers: how many processes work at the same time, at least 1.
+        work: function to apply to each task. Tasks and results are pickled. If it
+            raises, or its process dies or times out, the outcome has a fault and the
+            next task starts.
+        workers: number of concurrent processes, at least 1.
         timeout: seconds that one task may take.
-        ahead: how many outcomes are made before they are asked for.
+        ahead: number of outcomes to compute before they are requested.
     """
     sandboxes = [_Sandbox(work, timeout) for _ in range(min(workers, len(tasks)))]
     idle: SimpleQueue[_Sandbox] = SimpleQueue()
@@ -92,18 +93,18 @@ def try_all(
 def try_videos(
     check: Callable[[str], Any], paths: Sequence[str], workers: int, timeout: float
 ) -> Iterator[Optional[str]]:
-    """Say of each video, in order, why it cannot be used; None where it can.
+    """Yield for each video, in order, why it cannot be used, or None if it can.
 
     Args:
-        check: raises where a video cannot be used.
-        workers, timeout: those of :func:`try_all`.
+        check: function that raises if a video cannot be used.
+        workers, timeout: as in :func:`try_all`.
     """
     for outcome in try_all(check, paths, workers, timeout, ahead=workers):
         yield outcome.fault
 
 
 class _Sandbox:
-    """A process that does one task after the other, replaced when one ends it."""
+    """A process that runs tasks one by one; it is replaced if a task ends it."""
 
     def __init__(self, work: Callable[[Any], Any], timeout: float) -> None:
         self.work = work
@@ -120,7 +121,7 @@ class _Sandbox:
                 target=_serve, args=(other, self.work, os.getpid()), daemon=True
             )
             self.process.start()
-            other.close()  # so that the end of the process is the end of the pipe
+            other.close()  # so that the pipe closes when the process ends
 
     def attempt(self, task: Any) -> Outcome:
         if self.process is None:
@@ -138,7 +139,7 @@ class _Sandbox:
         return Outcome(None, fault)
 
     def close(self) -> None:
-        """End the process, whatever it is at, and start no other."""
+        """Kill the process, even during a task, and start no other."""
         with FORKING:
             self.closed = True
             if self.process is not None:
@@ -154,7 +155,7 @@ class _Sandbox:
 
 
 def _serve(pipe: Connection, work: Callable[[Any], Any], parent: int) -> None:
-    """Answer every task with an outcome, until nobody asks any more."""
+    """Answer every task with an outcome until the pipe closes."""
     _settle(parent)
     while True:
         try:
@@ -163,30 +164,30 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], parent: int) -> None:
             return
         try:
             answer = pickle.dumps(Outcome(work(task), None), pickle.HIGHEST_PROTOCOL)
-        except Exception as error:  # every decoder has exceptions of its own
+        except Exception as error:  # every decoder has its own exceptions
             answer = pickle.dumps(Outcome(None, explain(error)))
         pipe.send_bytes(answer)
 
 
 def _settle(parent: int) -> None:
-    """Make a forked process one that may die alone and dies with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    """Let a forked process die without its parent, but not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()
-    # What decoders print on their way is of no use; what Python prints may be.
+    # Decoders' own messages are of no use, but Python's may be.
     sys.stderr = os.fdopen(os.dup(2), 'w', buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    with suppress(OSError):  # where memory runs out, this process is to die
+    with suppress(OSError):  # if memory runs out, this process should be killed
         with open('/proc/self/oom_score_adj', 'w') as file:
             file.write('1000')
-    # The threads of these were not forked, and waiting for them would never end.
+    # The thread pools of these were not forked; waiting for them would never end.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
 def _die_with(parent: int) -> None:
-    """End this process, even in a decoder that hangs, when its parent has ended."""
+    """End this process when its parent has ended, even if a decoder hangs."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Transforms of captions, for the pipelines of MMAction2."""
+"""Caption transforms for MMAction2's pipelines."""
 
 import re
 
@@ -17,15 +17,16 @@ class CaptionTokenize(BaseTransform):
     """Turn captions into token ids of a fixed length.
 
     ``text``, one caption or a list of k, becomes an int64 tensor (L,) or (k, L) with
-    L = ``max_tokens``: start token, words, end token, zeros. A longer caption is cut on
-    whole tokens and keeps its end token, where CLIP reads the embedding.
+    L = ``max_tokens``: start token, words, end token, zeros. A longer caption is
+    truncated at a token boundary. It keeps its end token, where CLIP reads the
+    embedding.
 
     Args:
-        arch: whose tokenizer to use, as in ``CLIPText``.
+        arch: architecture whose tokenizer to use, as in ``CLIPText``.
         max_tokens: L, at least 3 and at most the text tower's context length.
 
     Raises:
-        ConfigError: ``arch`` is unknown or ``max_tokens`` is out of its range.
+        ConfigError: ``arch`` is unknown or ``max_tokens`` is out of range.
     """
 
     @typed
@@ -52,23 +53,22 @@ class CaptionTokenize(BaseTransform):
 
 @TRANSFORMS.register_module()
 class MirrorCaption(BaseTransform):
-    """Swap words of the captions where ``Flip``, just before, mirrored the frames.
+    """Swap words of the captions if the preceding ``Flip`` mirrored the frames.
 
-    'a ball rolls to the left' is wrong of the mirrored video, 'to the right' is true.
+    'a ball rolls to the left' is wrong for the mirrored video, 'to the right' is right.
 
     Args:
-        words: what each whole word, or words, becomes; CLIP makes no difference between
-            small letters and capitals, and nor does this.
+        words: replacement of each whole word or phrase. Case is ignored, as in CLIP.
 
     Raises:
-        ConfigError: ``words`` is empty, or a word of it is.
+        ConfigError: ``words`` is empty or contains an empty word.
     """
 
     @typed
     def __init__(self, words: dict[str, str]) -> None:
         if not words or '' in words:
             raise ConfigError(
-                f'words={words}, expected words and what they become, such as '
+                f'words={words}, expected words and their replacements, such as '
                 f"dict(left='right', right='left')"
             )
         self.words = {word.lower(): other for word, other in words.items()}

@@ -1,10 +1,10 @@
-"""Read exactly the frames of a video that were asked for.
+"""Read exactly the requested frames of a video.
 
-A frame's number is its place among all frames that decoding from the start presents, in
-order, none dropped and none repeated. Where a file's packets prove it (``packets.py``),
-a frame is decoded from the last place from which that gives the same picture, and the
-time stamps of all frames that come out are compared with those that must. Any other
-file is decoded from the start. There is no third way.
+A frame's number is its index among all frames that decoding from the start presents,
+in order, none dropped and none repeated. If a file's packets prove that seeking is safe
+(``packets.py``), decoding starts at the last packet that gives the same picture, and
+the timestamps of all decoded frames are compared with the expected ones. Any other file
+is decoded from the start.
 """
 
 import io
@@ -22,19 +22,19 @@ from .video_streams import VideoError, VideoStream, cause, too_large, upright
 
 __all__ = ['MAX_PIXELS', 'VideoError', 'VideoFile']
 
-MAX_PIXELS = 2**25  # of a frame: 8K, which is 7,680 x 4,320
-HELD = 2**27  # bytes of decoded frames that are kept where all must be decoded anyway
+MAX_PIXELS = 2**25  # per frame, enough for 8K (7,680 x 4,320)
+HELD = 2**27  # bytes of decoded frames to keep when all must be decoded anyway
 
 
 class VideoFile:
-    """The frames of a video by number: in presentation order, upright, RGB, exact.
+    """A video's exact frames by number, in presentation order, upright, RGB.
 
-    Frames of another size than the first are scaled to it.
+    Frames that differ in size from the first are scaled to its size.
 
     Args:
         source: path, or the content of a file.
-        max_pixels: how many a frame may have, before anything is allocated for one.
-        num_threads: of the decoder.
+        max_pixels: maximum pixels per frame, checked before a frame is allocated.
+        num_threads: threads of the decoder.
 
     Raises:
         VideoError: there is no video in it, or it is damaged or too large.
@@ -64,12 +64,12 @@ class VideoFile:
 
     @cached_property
     def height(self) -> int:
-        """Of the upright frames."""
+        """Height of the upright frames."""
         return self.frames([0]).shape[1]
 
     @cached_property
     def width(self) -> int:
-        """Of the upright frames."""
+        """Width of the upright frames."""
         return self.frames([0]).shape[2]
 
     def frames(
@@ -80,8 +80,9 @@ class VideoFile:
         """Decode frames: (n, H, W, 3), uint8, RGB.
 
         Args:
-            numbers: in any order, also repeatedly; at least one.
-            change: what to do with each frame (H, W, 3), before the next one is made.
+            numbers: at least one frame number, in any order; repeats are allowed.
+            change: function applied to each frame (H, W, 3) before the next one is
+                converted.
 
         Raises:
             VideoError: there is no such frame, or it cannot be decoded.
@@ -89,7 +90,7 @@ class VideoFile:
         rows: dict[int, list[int]] = {}
         for row, number in enumerate(numbers):
             if not 0 <= number < len(self):
-                raise VideoError(f'it has {len(self)} frames, number {number} is none')
+                raise VideoError(f'it has {len(self)} frames, but no number {number}')
             rows.setdefault(int(number), []).append(row)
         out: Optional[np.ndarray] = None
         for number, frame in self._decode(sorted(rows)):
@@ -104,13 +105,13 @@ class VideoFile:
         """Decode all frames strictly.
 
         Raises:
-            VideoError: data are damaged, or the frames are not those of the packets.
+            VideoError: data is damaged, or the frames do not match the packets.
         """
         times = [frame.pts for frame in self._open(strict=True).frames()]
         if len(times) != len(self):
             raise VideoError(f'{len(self)} frames are stored, {len(times)} come out')
         if self._index and times != [self._index.pts[i] for i in self._index.frames]:
-            raise VideoError('frames come out at other times than they are stored at')
+            raise VideoError('decoded frames have other timestamps than the packets')
 
     def close(self) -> None:
         self._opened.close()
@@ -120,7 +121,7 @@ class VideoFile:
             self.close()
 
     def _open(self, strict: bool = False) -> VideoStream:
-        """Open the file anew, at its start."""
+        """Reopen the file, at its start."""
         if hasattr(self, '_opened'):
             self.close()
         self._opened = VideoStream(
@@ -149,12 +150,12 @@ class VideoFile:
     def _decode_from_start(self, numbers: list[int]) -> Iterator[tuple]:
         wanted, damaged = set(numbers), False
         for number, frame in enumerate(self._held or self._open().frames()):
-            # FFmpeg marks what it repaired, but not the frames that are made from it.
+            # FFmpeg marks frames that it repaired, but not those predicted from them.
             damaged = frame.is_corrupt or (damaged and not frame.key_frame)
             if number in wanted:
                 if damaged:
                     raise VideoError(
-                        f'frame {number} is damaged, or one that it is made from'
+                        f'frame {number} is damaged, or one that it depends on'
                     )
                 yield number, frame
             if number == numbers[-1]:
@@ -164,7 +165,7 @@ class VideoFile:
     # --- Some frames ------------------------------------------------------------------
 
     def _decode(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode frames by ascending number; one that comes again replaces itself."""
+        """Decode frames by ascending number; a frame may be yielded again on retry."""
         if self._index is None:
             yield from self._decode_from_start(numbers)
             return
@@ -177,7 +178,7 @@ class VideoFile:
                 continue
             except (av.FFmpegError, _Astray):
                 pass
-            try:  # once more, with nothing taken for granted
+            try:  # again from the start, without skipping packets
                 yield from self._decode_group(0, group, self._index, entry)
             except (av.FFmpegError, _Astray) as error:
                 raise VideoError(
@@ -191,17 +192,18 @@ class VideoFile:
         index: PacketIndex,
         needed: Optional[int] = None,
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode frames from a place on, and compare all that come out with the index.
+        """Decode frames from a packet on, and compare all of them with the index.
 
         Args:
-            entry: place of a packet.
+            entry: place of the packet in the index.
             group: ascending numbers of frames.
-            needed: place before which frames may be damaged, as none of the group
-                refers to them. With None, packets that no other frame refers to and
-                that are not asked for are left out.
+            needed: place before which frames may be damaged, since none of the group
+                refers to them. With None, packets are skipped that are not requested
+                and that no other frame refers to.
 
         Raises:
-            _Astray: other frames come out, or damaged ones, or other packets are read.
+            _Astray: unexpected or damaged frames come out, or unexpected packets are
+                read.
         """
         wanted = {index.frames[number]: number for number in group}
         last, start = max(wanted), index.pts[entry]
@@ -214,7 +216,7 @@ class VideoFile:
         coming = iter(sorted(shown, key=index.pts.__getitem__))
         for frame in self._pictures(entry, last, sent, index):
             if frame.pts is not None and frame.pts < start:
-                continue  # it belongs to the group before, and lacks what it refers to
+                continue  # a frame of the previous group, whose references are missing
             place = next(coming, None)
             if place is None or frame.pts != index.pts[place]:
                 raise _Astray(f'an unexpected frame has the time stamp {frame.pts}')
@@ -228,7 +230,7 @@ class VideoFile:
     def _pictures(
         self, entry: int, last: int, sent: set[int], index: PacketIndex
     ) -> Iterator[av.VideoFrame]:
-        """Decode the packets ``sent``, which are from place ``entry`` to ``last``."""
+        """Decode the packets ``sent``, which lie between ``entry`` and ``last``."""
         for i, packet in self._packets_from(entry, index):
             if i in sent:
                 yield from packet.decode()  # type: ignore[misc]
@@ -240,7 +242,7 @@ class VideoFile:
     def _packets_from(
         self, place: int, index: PacketIndex
     ) -> Iterator[tuple[int, av.Packet]]:
-        """Read packets from a place on, each of them compared with the index."""
+        """Read packets from a place on, and compare each of them with the index."""
         for packets in self._seek(index.ids[place]):
             first = next(packets, None)
             i = index.places.get(identify(first), len(index.ids)) if first else place
@@ -254,7 +256,7 @@ class VideoFile:
             first, i = next(packets, None), i + 1
 
     def _seek(self, target: tuple) -> Iterator[Iterator[av.Packet]]:
-        """Go to a packet or one before it: by either of its times, or to the start."""
+        """Seek to a packet or an earlier one: by either timestamp, or to the start."""
         for time in target[:2]:
             if time is not None:
                 with suppress(av.FFmpegError):
@@ -271,4 +273,4 @@ class VideoFile:
 
 
 class _Astray(Exception):
-    """What comes out is not what the index says."""
+    """The decoder's output does not match the index."""

@@ -16,13 +16,13 @@ from .containers import FFMPEG_FORMATS
 
 __all__ = ['VideoError', 'VideoStream', 'cause', 'too_large', 'upright']
 
-# Closing a decoder or encoder waits for its threads, and those are not forked. So a
-# forked process, such as a data worker, must not collect what its parent dropped.
+# Closing a decoder or encoder waits for its threads, which a fork does not copy. So a
+# forked process, such as a data worker, must not collect its parent's garbage.
 os.register_at_fork(after_in_child=gc.freeze)
 
 
 class VideoError(RuntimeError):
-    """A video cannot be used; the text says which and why."""
+    """A video cannot be used; the message says which and why."""
 
 
 class VideoStream:
@@ -30,9 +30,9 @@ class VideoStream:
 
     Args:
         source: path, or the content of a file.
-        max_pixels: how many a frame may have, before anything is allocated for one.
-        num_threads: of the decoder.
-        strict: stop at damaged data, which a decoder otherwise paints over.
+        max_pixels: maximum pixels per frame, checked before a frame is allocated.
+        num_threads: threads of the decoder.
+        strict: stop at damaged data, which a decoder otherwise conceals.
 
     Raises:
         VideoError: there is no video in it, or it is too large.
@@ -46,18 +46,18 @@ class VideoStream:
         strict: bool = False,
     ) -> None:
         if isinstance(source, str):
-            # FFmpeg reads the part before a colon as a protocol.
+            # FFmpeg takes the part of a relative path before a colon for a protocol.
             source = os.path.abspath(source)
         else:
             source.seek(0)
-        # FFmpeg counts the pixels that it adds to a row as well.
+        # FFmpeg also counts the padding that it adds to each row.
         limit = {'max_pixels': str(2 * max_pixels + 2**20)}
         formats = {'format_whitelist': FFMPEG_FORMATS}
         try:
             container = av.open(source, options=limit | formats)
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f'FFmpeg finds no video in it ({cause(error)})') from None
-        assert isinstance(container, InputContainer)  # the mode is that of reading
+        assert isinstance(container, InputContainer)  # opened for reading
         self.container, self.strict = container, strict
         stream = container.streams.best('video')
         if (
@@ -72,7 +72,7 @@ class VideoStream:
                 other.discard = Discard.all
         self.stream, self.context = stream, stream.codec_context
         self.width, self.height = self.context.width, self.context.height
-        if not self.width * self.height:  # FFmpeg found none, or too large a one
+        if not self.width * self.height:  # FFmpeg found no frame, or one too large
             raise VideoError(
                 f'there is no frame in it, or none of at most max_pixels={max_pixels}'
             )
@@ -85,16 +85,16 @@ class VideoStream:
         self.context.thread_type = 'AUTO' if num_threads > 1 else 'NONE'
 
     def close(self) -> None:
-        """Close the file; PyAV's objects refer to each other and would stay a while."""
+        """Close the file; PyAV's reference cycles would keep it open for a while."""
         self.container.close()
 
     @property
     def fps(self) -> float:
-        """The mean frame rate that the file tells or FFmpeg guesses, 0 for neither."""
+        """The mean frame rate from the file or FFmpeg's guess; 0 if unknown."""
         return float(self.stream.average_rate or self.stream.guessed_rate or 0)
 
     def packets(self) -> Iterator[av.Packet]:
-        """Read the packets that follow; PyAV's last one is empty.
+        """Read the remaining packets, except for PyAV's final empty one.
 
         Raises:
             VideoError: the file cannot be read.
@@ -105,12 +105,13 @@ class VideoStream:
             raise VideoError(f'it cannot be read ({cause(error)})') from None
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """Decode all frames, if nothing was read before.
+        """Decode all frames; nothing may have been read before.
 
-        What cannot be decoded before the first frame belongs to one that was cut off.
+        Undecodable data before the first frame belongs to a frame that was cut off, and
+        is ignored.
 
         Raises:
-            VideoError: data are damaged.
+            VideoError: data is damaged.
         """
         started, read = self.strict, 0
         try:
@@ -127,31 +128,31 @@ class VideoStream:
                     read = packet.dts + 1
         except av.FFmpegError as error:
             raise VideoError(f'it cannot be decoded ({cause(error)})') from None
-        # Where chunks of an AVI file are damaged, FFmpeg looks for the next one that is
-        # not. Old writers are some frames off.
+        # FFmpeg silently skips damaged chunks of an AVI file. The tolerance is for old
+        # muxers, whose headers are off by a few frames.
         promised = self.stream.frames if self.container.format.name == 'avi' else 0
         if read < 0.9 * promised:
             raise VideoError(f'it ends at frame {read} of the {promised} in its header')
 
 
 def cause(error: Exception) -> str:
-    """Say what an exception says, of FFmpeg's only the essence."""
+    """Return an exception's message; for FFmpeg's errors only the essential part."""
     return getattr(error, 'strerror', None) or str(error)
 
 
 def too_large(width: int, height: int, max_pixels: int) -> VideoError:
-    """Say that frames have more pixels than they may."""
+    """Return the error for frames with too many pixels."""
     return VideoError(
         f'its frames have {width} x {height} pixels, more than '
-        f'max_pixels={max_pixels}; make them smaller, or raise it in CheckedDecordInit'
+        f'max_pixels={max_pixels}; shrink them, or raise it in CheckedDecordInit'
     )
 
 
 def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror a picture (H, W, C) as its file says that it is shown.
+    """Rotate and flip a picture (H, W, C) according to its file's display matrix.
 
     Raises:
-        VideoError: it says another angle than a right one.
+        VideoError: the angle is not a multiple of 90 degrees.
     """
     data = frame.side_data.get('DISPLAYMATRIX')
     if data is None:
@@ -162,8 +163,8 @@ def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     if not straight or np.abs(matrix - turns).max() > 0.01:
         angle = np.degrees(np.arctan2(matrix[1], matrix[0])) % 360
         raise VideoError(
-            f'it is shown turned by {angle:.0f} degrees clockwise, expected a multiple '
-            f'of 90'
+            f'its display rotation is {angle:.0f} degrees clockwise, expected a '
+            f'multiple of 90'
         )
     if a == 0:
         picture = picture.transpose(1, 0, 2)

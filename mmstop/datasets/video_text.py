@@ -1,4 +1,4 @@
-"""Videos with captions."""
+"""A dataset of videos with captions."""
 
 from pathlib import Path
 
@@ -14,21 +14,21 @@ __all__ = ['VideoCaptionDataset']
 class VideoCaptionDataset(CheckedDataset):
     """Read videos and captions from ``{"video7.mp4": ["a caption", ...], ...}``.
 
-    In training an item is one caption and its video, so that a video with twenty
-    captions is twenty items. In testing (``test_mode=True``) an item is one video with
-    all its captions, so that each is decoded and encoded once. The pipeline gets
-    ``filename``, ``video_id`` (the name in the file) and ``text``: a caption, or in
-    testing the list of them.
+    In training, an item is one caption with its video, so a video with twenty captions
+    gives twenty items. In testing (``test_mode=True``), an item is one video with all
+    its captions, so each video is decoded and encoded once. The pipeline receives
+    ``filename``, ``video_id`` (the name in the file) and ``text``: one caption, or in
+    testing the list of captions.
 
     Args:
-        ann_file: path of the annotation file, below ``data_root``.
-        **kwargs: those of :class:`CheckedDataset` and of MMAction2's
+        ann_file: path of the annotation file, relative to ``data_root``.
+        **kwargs: arguments of :class:`CheckedDataset` and of MMAction2's
             ``BaseActionDataset``: ``on_error``, ``pipeline``, ``data_root``,
             ``data_prefix=dict(video=...)``, ``test_mode``, ...
 
     Raises:
         FileNotFoundError: there is no such annotation file.
-        AnnotationError: the file or an entry of it is at fault.
+        AnnotationError: the file or one of its entries is invalid.
     """
 
     def load_data_list(self) -> list[dict]:

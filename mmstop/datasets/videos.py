@@ -1,4 +1,4 @@
-"""Open the video files of a config, refusing what is damaged."""
+"""Open the video files of a config and reject damaged ones."""
 
 import io
 import os
@@ -32,35 +32,35 @@ __all__ = [
 
 DECODERS = ('pyav', 'decord')
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')
-SAMPLE = 12  # frames that check_video looks at where it does not look at all
+SAMPLE = 12  # frames that check_video samples unless it checks all
 
 
 @TRANSFORMS.register_module()
 class CheckedDecordInit(DecordInit):
-    """Open a video as MMAction2's ``DecordInit`` does, for frames that are exact.
+    """Open a video as MMAction2's ``DecordInit`` does, but with exact frames.
 
-    ``DecordDecode`` then gives the frames that were asked for, in order of presentation
-    and upright, in its mode 'efficient' as well; and ``total_frames`` is how many can
-    be presented. A file that is missing, empty, no video or shorter than its header
-    says is an error, and so are frames that cannot be decoded. Frames of another size
-    than the first are scaled to it.
+    ``DecordDecode`` then returns exactly the requested frames, in presentation order
+    and upright, also in its mode 'efficient'. ``total_frames`` is the number of frames
+    that can be presented. It is an error if the file is missing, empty, not a video or
+    shorter than its header declares, or if frames cannot be decoded. Frames that differ
+    in size from the first are scaled to its size.
 
     Args:
         decoder: 'pyav' reads exact frames (:class:`VideoFile`). 'decord' is for
-            comparisons with older results: it gives other frames of many files without
-            telling, and crashes on some.
-        max_pixels: of a frame; more are an error.
-        short_side: frames whose shorter side is longer are resized to it, one by one,
-            as ``Resize(scale=(-1, short_side))`` does; where that is the next step, the
-            result is the same and no clip of whole frames is held in memory. None
-            leaves them as they are, as does 'decord'.
-        interpolation: that of ``Resize``.
-        **kwargs: those of ``DecordInit``: ``num_threads``, ``io_backend``, and with
-            another one than 'disk' what that takes.
+            comparisons with older results: for many files it silently returns wrong
+            frames, and it crashes on some.
+        max_pixels: maximum pixels per frame; more are an error.
+        short_side: resize frames whose shorter side is longer, one by one, as
+            ``Resize(scale=(-1, short_side))`` does. If that is the next step, the
+            result is the same, but the clip is never held in memory at full size. None
+            keeps the original size, as 'decord' always does.
+        interpolation: as in ``Resize``.
+        **kwargs: arguments of ``DecordInit``: ``num_threads``, ``io_backend``, and for
+            any backend other than 'disk' its own arguments.
 
     Raises:
-        ConfigError: there is no such decoder, or an argument means nothing.
-        VideoError: on use, the video is at fault.
+        ConfigError: there is no such decoder, or an argument is unknown or invalid.
+        VideoError: on use, if the video is invalid.
     """
 
     @typed
@@ -112,7 +112,7 @@ class CheckedDecordInit(DecordInit):
         if min(height, width) <= self.short_side:
             return frame
         size = mmcv.rescale_size((width, height), (np.inf, self.short_side))
-        frame = np.ascontiguousarray(frame)  # one that was turned is a view
+        frame = np.ascontiguousarray(frame)  # a rotated frame is a view
         return mmcv.imresize(frame, size, interpolation=self.interpolation)
 
     def __repr__(self) -> str:
@@ -120,14 +120,14 @@ class CheckedDecordInit(DecordInit):
 
 
 class Frames(np.ndarray):
-    """Frames as decord gives them."""
+    """Frames with the interface of decord's arrays."""
 
     def asnumpy(self) -> np.ndarray:
         return self.view(np.ndarray)
 
 
 class FrameReader:
-    """Exact frames behind what ``DecordInit`` and ``DecordDecode`` use of decord."""
+    """Exact frames, with the part of decord's interface that MMAction2 uses."""
 
     def __init__(self, file: VideoFile) -> None:
         self.file = file
@@ -165,14 +165,15 @@ def open_video(
     max_pixels: int = MAX_PIXELS,
     num_threads: int = 1,
 ) -> Any:
-    """Open a whole video file: a :class:`FrameReader`, or decord's ``VideoReader``.
+    """Open a complete video as a :class:`FrameReader` or decord's ``VideoReader``.
 
     Args:
         source: path, or the content of a file.
-        decoder, max_pixels, num_threads: those of :class:`CheckedDecordInit`.
+        decoder, max_pixels, num_threads: as in :class:`CheckedDecordInit`.
 
     Raises:
-        VideoError: it is missing, no file, empty, cut short, too large or no video.
+        VideoError: it is missing, not a file, empty, truncated, too large or not a
+            video.
     """
     with _as_video_error():
         if isinstance(source, io.BytesIO):
@@ -180,7 +181,7 @@ def open_video(
             source.seek(0)
         else:
             check_file(source)
-            # FFmpeg takes what stands before a colon in a relative path for a protocol.
+            # FFmpeg takes the part of a relative path before a colon for a protocol.
             source = os.path.abspath(source)
     if decoder == 'pyav':
         return FrameReader(VideoFile(source, max_pixels, num_threads))
@@ -198,11 +199,11 @@ def _as_video_error() -> Iterator[None]:
 def _open_with_decord(
     source: Union[str, io.BytesIO], max_pixels: int, num_threads: int
 ) -> Any:
-    # Not before PyAV, whose libx264 and libvpx decord's older ones would replace.
+    # Import it after PyAV, or decord's older libx264 and libvpx would replace PyAV's.
     import decord
 
-    # It repeats other frames for up to a share of them that cannot be decoded; 0 would
-    # be no limit.
+    # decord repeats other frames in place of undecodable ones, up to this fraction. The
+    # value 0 would mean no limit.
     none = 1e-9
     try:
         reader = decord.VideoReader(source, num_threads=num_threads, fault_tol=none)
@@ -216,19 +217,19 @@ def _open_with_decord(
 
 
 def explain(error: Exception) -> str:
-    """Say in one line what an exception says, without decord's stack of calls."""
+    """Return an exception's message on one line, without decord's stack trace."""
     if type(error).__name__ == 'DECORDLimitReachedError':
-        return 'frames of it cannot be decoded; decord would repeat others for them'
+        return 'some frames cannot be decoded; decord would repeat others instead'
     first = (str(error).strip().splitlines() or [''])[0]
     text = re.sub(r'\[[\d:]+\] \S+:\d+: ', '', first)
     return text if isinstance(error, VideoError) else f'{type(error).__name__}: {text}'
 
 
 def check_video(filename: str, full: bool) -> None:
-    """Decode a video on a disk: a few of its frames, or all and strictly.
+    """Decode a video on disk: a few of its frames, or all of them strictly.
 
     Raises:
-        Exception: of many classes, whatever is wrong; :func:`explain` puts it in words.
+        Exception: of many classes; :func:`explain` turns it into a message.
     """
     filename = os.path.abspath(with_suffix(filename))
     with _as_video_error():

@@ -1,6 +1,6 @@
-"""Tell which video ended a data worker, with its decoder or for want of memory.
+"""Report which video killed a data worker, by a decoder crash or lack of memory.
 
-PyTorch knows no more than the worker's process. So each worker notes its video in
+PyTorch reports only the worker's process id. So each worker notes its current video in
 memory that it shares with the process that forked it.
 """
 
@@ -16,13 +16,13 @@ from .videos import VideoError
 
 __all__ = ['noted', 'plain_worker_errors']
 
-SLOTS, SIZE = 4096, 1024  # processes, and bytes for each
+SLOTS, SIZE = 4096, 1024  # number of processes, and bytes for each
 _notes = mmap.mmap(-1, SLOTS * SIZE)
 
 
 @contextmanager
 def noted(video: str) -> Iterator[None]:
-    """Note, in a data worker, what it is reading."""
+    """In a data worker, note the video that it is reading."""
     if get_worker_info() is None:
         yield
         return
@@ -37,17 +37,16 @@ def noted(video: str) -> Iterator[None]:
 
 @contextmanager
 def plain_worker_errors() -> Iterator[None]:
-    """Say which video ended a data worker, in one line.
+    """Report in one line which video ended a data worker.
 
-    Of a worker that was killed only one that was forked can be told, as MMEngine starts
-    them by default.
+    For a killed worker this works only if it was forked, which is MMEngine's default.
 
     Raises:
-        VideoError: instead of PyTorch's error, where a video is at fault.
+        VideoError: instead of PyTorch's error, if a video is the cause.
     """
     try:
         yield
-    except VideoError as error:  # PyTorch puts the worker's stack before the message
+    except VideoError as error:  # PyTorch puts the worker's traceback first
         raise VideoError(str(error).rpartition('VideoError: ')[2].strip()) from error
     except RuntimeError as error:
         found = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)', str(error))
@@ -56,8 +55,8 @@ def plain_worker_errors() -> Iterator[None]:
         if not videos:
             raise
         raise VideoError(
-            f'{str(error).strip()} while it was reading {" and ".join(videos)}. Take '
-            f'it out of the annotation file; tools/analysis/check_videos.py finds all '
+            f'{str(error).strip()} while it was reading {" and ".join(videos)}. Remove '
+            f'it from the annotation file; tools/analysis/check_videos.py finds all '
             f'such videos'
         ) from error
 

@@ -1,4 +1,4 @@
-"""Metrics."""
+"""Evaluation metrics."""
 
 from .retrieval import VideoTextRetrieval
 

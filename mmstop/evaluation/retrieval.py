@@ -3,9 +3,9 @@
 Dual softmax: Cheng et al., "Improving Video-Text Retrieval by Multi-Stream Corpus
 Alignment and Dual Softmax Loss", 2021, https://arxiv.org/abs/2109.04290. Query-bank
 normalisation: Bogolin et al., "Cross Modal Retrieval with Querybank Normalisation",
-CVPR 2022, https://arxiv.org/abs/2112.12777. Both know more than one query, the first
-all the queries of the test, the second those of a bank, so their results have columns
-of their own.
+CVPR 2022, https://arxiv.org/abs/2112.12777. Both use more than the one query: the first
+uses all queries of the test set, the second those of a bank. Their results are
+therefore reported separately.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from mmstop.registry import METRICS
 
 __all__ = ['VideoTextRetrieval', 'exact_ranks', 'ranks']
 
-CHUNK = 2**22  # scores at a time: 32 MB in float64
+CHUNK = 2**22  # scores per chunk: 32 MB in float64
 RECALLS = (1, 5, 10)
 Adjust = Callable[[Tensor], Tensor]
 
@@ -32,33 +32,33 @@ Adjust = Callable[[Tensor], Tensor]
 class VideoTextRetrieval(BaseMetric):
     """Rank videos by captions (``t2v``) and captions by videos (``v2t``).
 
-    It reads the ``features`` of the samples: ``video_feature`` (E,) and
-    ``text_feature`` (E,) or, for k captions of the video, (k, E); the score is their
-    cosine. The rank of a caption is the number of videos that score at least as much as
-    its own, itself included. The rank of a video is one more than the number of other
-    videos' captions that score at least as much as the best of its own. Ties, and
-    scores that are not a number, so count against the model.
+    The metric reads the ``features`` of the samples: ``video_feature`` (E,) and
+    ``text_feature``, which is (E,) or, for k captions of the video, (k, E). The score
+    is their cosine similarity. The rank of a caption is the number of videos that score
+    at least as high as its own, which is included. The rank of a video is one more than
+    the number of other videos' captions that score at least as high as the best of its
+    own. So ties and NaN scores count against the model.
 
     The results are ``R1``, ``R5``, ``R10`` (percent), ``MdR`` and ``MnR`` (ranks, from
-    1) of each direction, such as ``retrieval/t2v/R1``. Scores are computed in chunks:
-    beyond the features, 10,000 videos and 60,000 captions take less than 2 GB.
+    1) for each direction, such as ``retrieval/t2v/R1``. Scores are computed in chunks:
+    in addition to the features, 10,000 videos and 60,000 captions take less than 2 GB.
 
     Args:
-        dsl: report dual softmax too, as ``t2v_dsl`` and ``v2t_dsl``.
+        dsl: also report dual softmax, as ``t2v_dsl`` and ``v2t_dsl``.
         query_bank: ``.npz`` file that ``features_out`` wrote for other videos, usually
-            the training split; report query-bank normalisation (the dynamic inverted
-            softmax) with its captions as ``t2v_qb`` and its videos as ``v2t_qb``.
-        dsl_temperature: of the dual softmax, above 0; CLIP's own by default.
+            the training split. Report query-bank normalisation (the dynamic inverted
+            softmax) with its captions as ``t2v_qb`` and with its videos as ``v2t_qb``.
+        dsl_temperature: temperature of the dual softmax, above 0; CLIP's by default.
         bank_beta: inverse temperature of the query-bank normalisation, above 0; the
             default is its paper's.
         features_out: ``.npz`` file to write the features to: ``video`` (videos, E),
             ``text`` (captions, E) and ``owner`` (captions,), the video of each caption.
-        collect_device: 'cpu' or 'gpu', where the processes' results meet.
-        prefix: what the results' names begin with.
+        collect_device: 'cpu' or 'gpu', where the processes' results are gathered.
+        prefix: prefix of the results' names.
 
     Raises:
         FileNotFoundError: there is no such query bank.
-        ValueError: an argument is out of its range, or the file is no query bank.
+        ValueError: an argument is out of range, or the file is not a query bank.
     """
 
     default_prefix = 'retrieval'
@@ -79,7 +79,7 @@ class VideoTextRetrieval(BaseMetric):
             if not locals()[name] > 0:
                 raise ConfigError(f'{name}={locals()[name]}, expected more than 0')
         if features_out is not None and not features_out.endswith('.npz'):
-            raise ConfigError(f'features_out={features_out!r}, its name ends in .npz')
+            raise ConfigError(f'features_out={features_out!r}, expected a .npz file')
         self.dsl = dsl
         self.dsl_temperature = dsl_temperature
         self.bank_beta = bank_beta
@@ -87,7 +87,7 @@ class VideoTextRetrieval(BaseMetric):
         self.features_out = features_out
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keep the features of a batch."""
+        """Store the features of a batch."""
         for sample in data_samples:
             features = sample['features']
             video, text = features['video_feature'], features['text_feature']
@@ -97,7 +97,7 @@ class VideoTextRetrieval(BaseMetric):
             self.results.append((video.float().cpu(), text.float().cpu()))
 
     def compute_metrics(self, results: Sequence[tuple[Tensor, Tensor]]) -> dict:
-        """Rank in both directions."""
+        """Compute the results in both directions."""
         features = Features.join(results)
         video, text, owner = features
         print_log(f'{len(text):,} captions of {len(video):,} videos', 'current')
@@ -107,7 +107,7 @@ class VideoTextRetrieval(BaseMetric):
         if bank is not None and bank.video.shape[1] != video.shape[1]:
             raise ConfigError(
                 f'the query bank has features of width {bank.video.shape[1]}, this '
-                f'model of {video.shape[1]}; write the bank with this model'
+                f'model of width {video.shape[1]}; write the bank with this model'
             )
         own = torch.arange(len(video))
         t2v, v2t = ranks(video, text, owner)
@@ -127,7 +127,7 @@ class VideoTextRetrieval(BaseMetric):
         gallery_owner: Tensor,
         bank: Optional[Tensor],
     ) -> dict[str, float]:
-        """Rank with what was asked for beside the raw scores."""
+        """Rank by the requested adjustments of the raw scores."""
         adjusted: dict[str, Adjust] = {}
         if self.dsl:
             adjusted[f'{name}_dsl'] = dual_softmax(
@@ -154,7 +154,7 @@ class Features(NamedTuple):
 
     @classmethod
     def join(cls, results: Sequence[tuple[Tensor, Tensor]]) -> 'Features':
-        """Join what samples hold: (E,) and (k, E) each."""
+        """Join the features of all samples, each (E,) and (k, E)."""
         counts = torch.tensor([len(text) for _, text in results])
         return cls(
             _unit(torch.stack([video for video, _ in results])),
@@ -163,7 +163,7 @@ class Features(NamedTuple):
         )
 
     def write(self, path: str) -> None:
-        """Write a query bank; the file appears only when whole."""
+        """Write a query bank; the file appears only when complete."""
         part = Path(f'{path}.part')
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open('wb') as file:
@@ -188,9 +188,9 @@ class Features(NamedTuple):
                 video, text, owner = (
                     torch.from_numpy(bank[key]) for key in ('video', 'text', 'owner')
                 )
-        except Exception as error:  # zip's, NumPy's and KeyError, all mean the same
+        except Exception as error:  # from zipfile, NumPy or a missing key
             raise ConfigError(
-                f'query_bank={path!r} is not what features_out writes ({error})'
+                f'query_bank={path!r} was not written by features_out ({error})'
             ) from None
         return cls(_unit(video), _unit(text), owner)
 
@@ -200,40 +200,39 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Rank in both directions, computing every score once and sorting nothing.
+    """Rank in both directions, computing every score once and without sorting.
 
-    The result is that of :func:`exact_ranks`. Scores in float32 are enough where none
-    lies so near to one's own that rounding could decide; who has such a rival is ranked
-    again.
+    The results equal those of :func:`exact_ranks`. Scores are computed in float32.
+    Near-ties, where rounding could change the rank, are re-ranked in float64.
 
     Args:
         video: (V, E), float64 of unit norm.
-        text: (C, E), likewise.
+        text: (C, E), float64 of unit norm.
         owner: (C,), the video of each caption; every video occurs.
     Returns:
         ranks of the captions, (C,), from 1 to V, and of the videos, (V,), from 1 to C,
-        int64, as :class:`VideoTextRetrieval` defines them.
+        int64, as defined in :class:`VideoTextRetrieval`.
     """
     (V, E), C = video.shape, len(text)
-    # NumPy multiplies: PyTorch may be told to do it in less than float32.
+    # Multiply with NumPy, since PyTorch may be set to less precision than float32.
     video32, text32 = video.float().numpy(), text.float().numpy()
     own = torch.linalg.vecdot(text, video[owner]).float()
     best = own.new_full((V,), -torch.inf).scatter_reduce(0, owner, own, 'amax')
-    # Bounds the error of a product of unit vectors in any order of summation.
+    # An error bound for products of unit vectors, in any order of summation.
     slack = (E + 8) * torch.finfo(torch.float32).eps / 2
-    less_video = torch.zeros(2, C, dtype=torch.int64)  # surely less, perhaps less
+    less_video = torch.zeros(2, C, dtype=torch.int64)  # surely less, possibly less
     less_text = torch.zeros(2, V, dtype=torch.int64)
     for start in range(0, C, rows := max(1, CHUNK // V)):
         chunk = slice(start, start + rows)
         scores = torch.from_numpy(text32[chunk] @ video32.T)
-        scores.scatter_(1, owner[chunk, None], -torch.inf)  # one's own is no rival
-        less = torch.empty_like(scores)  # as numbers, which are summed fastest
+        scores.scatter_(1, owner[chunk, None], -torch.inf)  # skip one's own video
+        less = torch.empty_like(scores)  # floats, which sum faster than bools
         for i, shift in enumerate((-slack, slack)):
             torch.lt(scores, own[chunk, None] + shift, out=less)
             less_video[i, chunk] = less.sum(1).long()
             torch.lt(scores, best + shift, out=less)
             less_text[i] += less.sum(0).long()
-    # Where one's own score is no number, nothing is less, not even one's own.
+    # If one's own score is NaN, nothing counts as less, not even one's own entry.
     t2v = (1 + V - less_video[0]).clamp(max=V)
     v2t = (1 + C - less_text[0]).clamp(max=1 + C - owner.bincount())
     videos = torch.arange(V)
@@ -251,22 +250,22 @@ def exact_ranks(
     gallery_owner: Tensor,
     adjust: Optional[Adjust] = None,
 ) -> Tensor:
-    """Rank the best of each query's own items among those of others.
+    """Rank the best of each query's own items among all other videos' items.
 
-    Scores are computed in float64 and compared rounded to the precision of float32: a
-    product of matrices may sum in another order at another place, and yet equal
-    features tie.
+    Scores are computed in float64 and rounded to the precision of float32 before they
+    are compared. So equal features tie, although a matrix product may sum in a
+    different order at different positions.
 
     Args:
         queries: (Q, E), float64 of unit norm.
-        query_owner: (Q,), the number of each query's video.
+        query_owner: (Q,), the index of each query's video.
         gallery: (G, E), float64 of unit norm.
-        gallery_owner: (G,), likewise; every query's video occurs.
-        adjust: what to make of scores (queries, G) before they are compared.
+        gallery_owner: (G,), the index of each item's video; every query's video occurs.
+        adjust: function applied to scores (queries, G) before they are compared.
     Returns:
         ranks from 1 to G, (Q,), int64.
     """
-    # In place: a list of small results would keep whole chunks from being freed.
+    # In place, since a list of small results would keep whole chunks in memory.
     found = torch.empty_like(query_owner)
     for start in range(0, len(queries), rows := max(1, CHUNK // len(gallery))):
         chunk = slice(start, start + rows)
@@ -281,30 +280,31 @@ def exact_ranks(
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Round float64 to the precision of float32 and keep its range.
+    """Round float64 to the precision of float32, but keep its range.
 
-    A dual softmax is often too small for float32, where all of those would tie.
+    Dual-softmax scores are often too small for float32, where they would all tie.
     """
-    lost = 52 - 23  # bits of the mantissa
+    lost = 52 - 23  # mantissa bits
     bits = x.view(torch.int64) + (1 << lost - 1)
     return (bits >> lost << lost).view(torch.float64)
 
 
 def dual_softmax(queries: Tensor, gallery: Tensor, temperature: float) -> Adjust:
-    """Weigh scores by how much of its softmax over all queries an item gives to each.
+    """Weight each score by the item's softmax over all queries.
 
-    The score s becomes s * exp(s / temperature) / sum over queries of the same.
+    The score s becomes s * exp(s / temperature) / (sum of exp(s' / temperature) over
+    the item's scores s' for all queries).
     """
     mass, _ = _survey(queries, gallery, 1 / temperature)
     return lambda scores: scores * (scores / temperature - mass).exp()
 
 
 def inverted_softmax(bank: Tensor, gallery: Tensor, beta: float) -> Adjust:
-    """Divide scores by an item's mass over the bank, where the nearest item is a hub.
+    """Divide scores by the item's mass over the bank if the nearest item is a hub.
 
-    The score s of an item becomes exp(beta s) / sum over the bank of exp(beta s) for
-    the queries whose nearest item is the nearest of some query of the bank; the other
-    queries keep their scores.
+    A hub is an item that is the nearest one to some query of the bank. For queries
+    whose nearest item is a hub, the score s of an item becomes exp(beta s) divided by
+    the sum of exp(beta s) over the bank. The other queries keep their scores.
     """
     mass, hubs = _survey(bank, gallery, beta)
 
@@ -316,10 +316,10 @@ def inverted_softmax(bank: Tensor, gallery: Tensor, beta: float) -> Adjust:
 
 
 def _survey(queries: Tensor, gallery: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Sum exp(scale * score) over queries, as a logarithm, and mark nearest items.
+    """Compute the log-sum of exp(scale * score) over queries, and mark nearest items.
 
     Returns:
-        (G,) float64, and (G,) bool, True where an item is the nearest of some query.
+        (G,) float64, and (G,) bool, True if an item is the nearest to some query.
     """
     mass = torch.full((len(gallery),), -torch.inf, dtype=torch.float64)
     nearest = torch.zeros(len(gallery), dtype=torch.bool)
@@ -331,7 +331,7 @@ def _survey(queries: Tensor, gallery: Tensor, scale: float) -> tuple[Tensor, Ten
 
 
 def _summary(name: str, found: Tensor) -> dict[str, float]:
-    """Sum ranks up as ``name/R1`` and so on."""
+    """Summarise ranks as ``name/R1`` and so on."""
     found = found.double()
     return {
         **{f'{name}/R{k}': 100 * (found <= k).double().mean().item() for k in RECALLS},

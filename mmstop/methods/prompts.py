@@ -1,7 +1,8 @@
 """Static deep prompts, a baseline of the paper: the same tokens for every video.
 
-"Visual Prompt Tuning", ECCV 2022, https://arxiv.org/abs/2203.12119, its deep variant:
-every block has prompts of its own and drops the block's outputs at their places.
+This is the deep variant of "Visual Prompt Tuning", ECCV 2022,
+https://arxiv.org/abs/2203.12119: every block has its own prompts, and the block's
+outputs at their positions are dropped.
 """
 
 from typing import Optional
@@ -20,15 +21,15 @@ INIT_STD = 0.02  # CLIP's
 
 @MODELS.register_module()
 class DeepPromptCLIPViT(TunedTower):
-    """Let every block of a frozen CLIP look at a few learned tokens.
+    """Let every block of a frozen CLIP attend to a few learned tokens.
 
-    (B, 3, T, H, W) -> (B, E), every frame by itself, averaged as the tower inside does.
-    What a block would compute at the prompts' places is dropped, so they need only be
-    keys and values.
+    (B, 3, T, H, W) -> (B, E). Each frame is encoded separately, and the wrapped tower
+    averages over frames. The outputs at the prompts' positions are dropped, so prompts
+    serve only as keys and values.
 
     Args:
         clip: config of the video tower.
-        num_prompts: learned tokens a block, at least 1.
+        num_prompts: number of learned tokens per block, at least 1.
 
     Raises:
         ValueError: ``num_prompts`` is less than 1.
@@ -42,7 +43,7 @@ class DeepPromptCLIPViT(TunedTower):
     ) -> None:
         if num_prompts < 1:
             raise ConfigError(
-                f'num_prompts={num_prompts} leaves nothing to train; say at least 1, '
+                f'num_prompts={num_prompts} leaves nothing to train; set at least 1, '
                 f"or type='CLIPViT' for frozen CLIP"
             )
         super().__init__(clip)

@@ -1,24 +1,24 @@
 """STOP: prompts on the patches that matter and between the frames that change.
 
 "STOP: Integrated Spatial-Temporal Dynamic Prompting for Video Understanding", CVPR
-2025, https://arxiv.org/abs/2503.15973. Equation numbers are the paper's. Readings and
-departures:
+2025, https://arxiv.org/abs/2503.15973. Equation numbers are the paper's. This is how
+the implementation interprets the paper, and where it differs:
 
-- Figure 2 puts both prompters into the encoder's repeated block: prompts are made anew
-  at the input of every block, by one set of modules, with that block's own attention as
-  A. Temporal prompts are keys and values of one block only. ``depth=1`` is what the
-  equations alone say, prompts at the input.
+- Figure 2 puts both prompters into the encoder's repeated block. One set of modules
+  therefore makes new prompts at the input of every block, with that block's own
+  attention as A. Temporal prompts are keys and values of one block only. ``depth=1``
+  follows the equations alone: prompts at the input of the first block.
 - Eq. 4: the dynamics of a frame are divided by their sum, so that both terms of Eq. 5
-  are distributions over patches; ``normalize_dynamics=False`` is the literal reading.
-- Eq. 6, 11 are step functions through which nothing would be learnt: the forward values
-  are kept, and a straight-through gate lets the gradient reach the scores.
-  ``selection='hard'`` turns it off and leaves the two scorers as they were
-  initialised, as in the authors' released code.
-- Eq. 10 has no scale of its own and is brought to [0, 1] within each video; the
-  authors' code does so over the batch, so that a video's result depends on its
-  neighbours.
+  are distributions over patches. ``normalize_dynamics=False`` is the literal reading.
+- Eq. 6 and 11 are step functions, which pass no gradient. The forward values are kept,
+  and a straight-through gate lets the gradient reach the scores.
+  ``selection='hard'`` turns the gate off and leaves the two scorers at their
+  initialisation, as in the authors' released code.
+- Eq. 10 has no scale of its own and is normalised to [0, 1] within each video. The
+  authors' code normalises over the batch, so a video's result depends on the rest of
+  the batch.
 - Eq. 12: panel (c) of Figure 2 feeds P^t with the prompted tokens, the equation with
-  their differences, which is what both kinds of ``prompter`` get.
+  their differences. Both kinds of ``prompter`` get the differences.
 """
 
 import math
@@ -47,7 +47,7 @@ __all__ = ['STOPCLIPViT', 'STOPTrace']
 
 @dataclass
 class STOPTrace:
-    """What STOP chose for a batch of videos, for plots, tests and papers.
+    """What STOP selected for a batch of videos, for plots, tests and papers.
 
     Attributes:
         attention: A of Eq. 2, (B, T, N), each frame sums to 1.
@@ -57,9 +57,8 @@ class STOPTrace:
         variation: W^t of Eq. 10, (B, T - 1), in [0, 1].
         num_prompts: N^t of Eq. 11, (B, T - 1), int64, in [0, temporal_scale].
 
-    A part that is turned off leaves zeros: without spatial prompts ``dynamics``,
-    ``saliency`` and ``region``, without temporal ones ``variation`` and
-    ``num_prompts``.
+    A part that is turned off leaves zeros: ``dynamics``, ``saliency`` and ``region``
+    without spatial prompts, ``variation`` and ``num_prompts`` without temporal ones.
     """
 
     attention: Tensor
@@ -74,33 +73,34 @@ class STOPTrace:
 class STOPCLIPViT(TunedTower):
     """Adapt a frozen CLIP to video with STOP's two prompters.
 
-    (B, 3, T, H, W) -> (B, E), with T >= 1 and H, W as the tower was built. An image is
-    a video of one frame and has no temporal prompts. ``attention='joint'`` is the
-    paper's: one sequence of all frames with one CLS token, whose unit-norm projection
-    is the embedding. ``'frame'`` is CLIP4Clip's: every frame is its own sequence with
-    the prompts of the gap before it, and the frames' unit-norm CLS projections are
-    averaged.
+    (B, 3, T, H, W) -> (B, E), with T >= 1 and the H, W that the tower was built for. An
+    image counts as a video of one frame and has no temporal prompts.
+    ``attention='joint'`` follows the paper: one sequence of all frames with one CLS
+    token, whose unit-norm projection is the embedding. ``'frame'`` follows CLIP4Clip:
+    every frame is its own sequence with the prompts of the gap before it, and the
+    frames' unit-norm CLS projections are averaged.
 
     Args:
         clip: config of the video tower.
-        num_spatial: N_s, spatial prompts a frame, in [0, N]; 0 turns them off.
-        temporal_scale: eta, the scale and largest number of temporal prompts a gap; 0
+        num_spatial: N_s, spatial prompts per frame, in [0, N]; 0 turns them off.
+        temporal_scale: eta, the scale and maximum number of temporal prompts per gap; 0
             turns them off.
         alpha: weight of attention against dynamics in the saliency, in [0, 1].
-        beta: extra weight of the prompted patches in the variation, not negative.
-        depth: how many blocks, from the first, have prompts made at their input; None
-            means all. Behind the last of them its temporal prompts go on as tokens.
+        beta: extra weight of the prompted patches in the variation, at least 0.
+        depth: number of blocks, counted from the first, that get new prompts at their
+            input; None means all. After the last of them, its temporal prompts stay in
+            the sequence as ordinary tokens.
         attention: 'joint' or 'frame'.
-        selection: 'straight_through' lets gradients through the choices; 'hard' does
+        selection: 'straight_through' lets gradients through the selection; 'hard' does
             not, and freezes the scorers, which could not learn.
-        prompter: 'linear', two linear layers for each prompter, or 'figure', the layers
-            that Figure 2 draws.
-        strength: what the norm of a spatial prompt stays below, as a share of the mean
-            norm of its video's patches, positive; None does not bound it.
+        prompter: 'linear' for two linear layers per prompter, or 'figure' for the
+            layers in Figure 2.
+        strength: upper bound on the norm of a spatial prompt, as a fraction of the mean
+            norm of its video's patches, positive; None means no bound.
         normalize_dynamics: divide M of Eq. 4 by its sum over a frame's patches.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     @typed
@@ -126,7 +126,7 @@ class STOPCLIPViT(TunedTower):
         _check_range('temporal_scale', temporal_scale, 0, float('inf'))
         if strength is not None and not 0 < strength < float('inf'):
             raise ConfigError(
-                f'strength={strength} is not positive; say None for no bound'
+                f'strength={strength} is not positive; set None for no bound'
             )
         super().__init__(clip)
         N = self.grid[0] * self.grid[1]
@@ -157,16 +157,17 @@ class STOPCLIPViT(TunedTower):
         """Embed a batch of clips: (B, 3, T, H, W) -> (B, E)."""
         last = self.prompted_blocks - 1
         x, mask, made = self._lay_out(last, self._before(last, video))
-        frames = made.patches.shape[1] // x.shape[1]  # of a sequence
+        frames = made.patches.shape[1] // x.shape[1]  # per sequence
         x = self.encode(x, mask, frames, made.patches.shape[2], first=last)
         return self.pool(x, video)
 
     @torch.no_grad()
     def trace(self, video: Tensor, block: int = 0) -> STOPTrace:
-        """Tell what is chosen for a batch of clips, (B, 3, T, H, W).
+        """Return what STOP selects for a batch of clips, (B, 3, T, H, W).
 
         Args:
-            block: at whose input, in [0, depth).
+            block: index of the block at whose input the prompts are made, in
+                [0, depth).
 
         Raises:
             ValueError: no prompts are made at the input of that block.
@@ -178,7 +179,7 @@ class STOPCLIPViT(TunedTower):
 
     @torch.no_grad()
     def traces(self, video: Tensor) -> list[STOPTrace]:
-        """Tell what is chosen at the input of every block that has prompts."""
+        """Return what STOP selects at the input of every block that has prompts."""
         x, traces = self.embed(video), []
         for i in range(self.prompted_blocks):
             x = self._prompted_block(i - 1, x) if i else x
@@ -186,19 +187,22 @@ class STOPCLIPViT(TunedTower):
         return traces
 
     def _before(self, block: int, video: Tensor) -> Tensor:
-        """Run the blocks before one: (B, 3, T, H, W) -> (B, T, 1 + N, D)."""
+        """Embed and run the blocks before ``block``.
+
+        (B, 3, T, H, W) -> (B, T, 1 + N, D).
+        """
         x = self.embed(video)
         for i in range(block):
             x = self._branch(self._prompted_block, i, x)
         return x
 
     def _prompted_block(self, i: int, x: Tensor) -> Tensor:
-        """Run a block behind which its temporal prompts are dropped.
+        """Run a block and drop its temporal prompts.
 
-        (B, T, 1 + N, D) -> (B, T, 1 + N, D). They are keys and values only, since what
-        the block would make of them has no reader. Where the tower merges patches, this
-        block merges as many as i blocks would, for itself: the next one needs the whole
-        grid, so each patch gains what the token that stood for it gained.
+        (B, T, 1 + N, D) -> (B, T, 1 + N, D). The prompts serve only as keys and values,
+        since nothing reads the block's outputs for them. If the tower merges patches,
+        this block temporarily merges as many as i blocks would. The next block needs
+        the whole grid, so each patch gets the update of the token that represented it.
         """
         T, N = x.shape[1], x.shape[2] - 1
         context, mask, made = self._lay_out(i, x)
@@ -217,10 +221,11 @@ class STOPCLIPViT(TunedTower):
         return frames_of(x, made)
 
     def _lay_out(self, i: int, x: Tensor) -> tuple[Tensor, Optional[Tensor], Prompted]:
-        """Prompt the input of block i, (B, T, 1 + N, D), and make sequences of it.
+        """Prompt the input of block i, (B, T, 1 + N, D), and arrange it as sequences.
 
         Returns:
-            tokens (B, S, L, D) of S sequences, their mask or None, and the parts.
+            tokens (B, S, L, D) of S sequences, their mask or None, and the prompted
+            parts.
         """
         made, trace = self._prompt(i, x)
         if self.merge and self.spatial is not None:
@@ -249,7 +254,7 @@ class STOPCLIPViT(TunedTower):
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f'{name}={value!r} is unknown; say one of {choices}')
+        raise ConfigError(f'{name}={value!r} is unknown; use one of {choices}')
 
 
 def _check_range(

@@ -1,7 +1,7 @@
-"""STOP's 3D convolutions over patch tokens, all of them between few channels.
+"""STOP's 3D convolutions over patch tokens, all with few channels.
 
-Time is padded by repeating the first and the last frame, so that a still video looks
-the same in all its frames.
+Time is padded by repeating the first and the last frame, so that all frames of a still
+video give the same result.
 """
 
 import torch
@@ -16,15 +16,16 @@ __all__ = [
     'PatchConv3d',
 ]
 
-BOTTLENECK = 32  # channels between which the convolutions and patch summaries work
-TEMPORAL_HIDDEN = 96  # hidden width of P^t, which its bank multiplies
+BOTTLENECK = 32  # channels of the convolutions and patch summaries
+TEMPORAL_HIDDEN = 96  # hidden width of P^t, the input width of its bank
 
 
 class PatchConv3d(nn.Module):
     """Convolve patch tokens over time and the patch grid, N^s and N^t (Eq. 3, 9).
 
-    The 3x3x3 kernel works between two projections to few channels, which costs a
-    fraction of a full or grouped one. No biases: no input means no output.
+    The 3x3x3 kernel works on few channels, between a down- and an up-projection, at a
+    fraction of the cost of a full or grouped convolution. There are no biases, so that
+    zero input gives zero output.
     """
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
@@ -43,8 +44,8 @@ class PatchConv3d(nn.Module):
 class NeighbourConv3d(nn.Module):
     """Figure 2 (b) up to its linear layers: Conv3d, ReLU, Conv3d.
 
-    The first convolution spans three frames and the second one, so that a patch's
-    prompt depends on h_{i-1}, h_i and h_{i+1} and on no other frame (Eq. 1).
+    The first convolution spans three frames and the second a single frame, so that a
+    patch's prompt depends on h_{i-1}, h_i and h_{i+1} and on no other frame (Eq. 1).
     """
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
@@ -63,8 +64,8 @@ class NeighbourConv3d(nn.Module):
 class GapConv3d(nn.Module):
     """Figure 2 (c) up to its linear layer: Attention, Conv3d, ReLU, Conv3d.
 
-    All patches of all gaps attend to each other; the second convolution spans the patch
-    grid and leaves one vector a gap.
+    All patches of all gaps attend to each other. The second convolution spans the patch
+    grid and leaves one vector per gap.
     """
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:

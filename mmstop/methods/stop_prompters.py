@@ -1,9 +1,9 @@
 """The two prompters of STOP: which patches and gaps are prompted, and how.
 
 Equation numbers and panels are those of the paper, see :mod:`mmstop.methods.stop`. Both
-prompters come in two kinds of like size. ``'linear'`` has two linear layers each.
-``'figure'`` has the layers that Figure 2 draws, panels (b) and (c), between a
-projection to few channels and the last linear layer; the figure names no widths.
+prompters come in two kinds of similar size. ``'linear'`` has two linear layers.
+``'figure'`` has the layers of Figure 2, panels (b) and (c), between a projection to few
+channels and the last linear layer. The figure gives no widths.
 """
 
 from typing import Any, Optional
@@ -24,28 +24,28 @@ from .stop_convolutions import (
 __all__ = ['SpatialPrompter', 'TemporalPrompter']
 
 SPATIAL_HIDDEN = {'linear': 128, 'figure': 384}  # hidden width of P^s
-DROPOUT = 0.1  # of the figure's last layers; it draws one and names no rate
-INIT_STD = 0.02  # CLIP's; of the layers that make the prompts
-STILL = 1e-6  # variation below this share of the tokens' mean square is none
-ALIKE = 1e-4  # gaps whose variations differ relatively less than this are alike
-# Equal frames differ by rounding behind the first block. What that leaves of W^t is 0,
-# or Eq. 11 would round it up to a prompt that comes and goes with the batch.
+DROPOUT = 0.1  # in the last layers of Figure 2, which shows a dropout but no rate
+INIT_STD = 0.02  # CLIP's; for the layers that make the prompts
+STILL = 1e-6  # less variation than this fraction of the tokens' mean square is none
+ALIKE = 1e-4  # gaps whose variations differ by less than this fraction are alike
+# After the first block, equal frames differ by rounding errors. The W^t that remains is
+# set to 0; Eq. 11 would round it up to a prompt that depends on the batch.
 ROUNDING = 1e-6
 
 
 class SpatialPrompter(nn.Module):
-    """Choose the patches of each frame that matter and prompt them (Eq. 1 to 7).
+    """Select the most salient patches of each frame and prompt them (Eq. 1 to 7).
 
     Args:
         width: D of the tokens.
         grid: rows and columns of the patches.
-        num_spatial: N_s, prompts a frame, in [1, N].
+        num_spatial: N_s, prompts per frame, in [1, N].
         alpha: weight of attention against dynamics, in [0, 1].
         normalize_dynamics: divide M_i by its sum over the patches.
-        gated: let the gradient through the choice.
-        kind: of P^s, 'linear' or 'figure'.
-        strength: what the norms of the prompts stay below, as a share of the mean norm
-            of the video's patches; None leaves them alone.
+        gated: let the gradient through the selection.
+        kind: architecture of P^s, 'linear' or 'figure'.
+        strength: upper bound on the norms of the prompts, as a fraction of the mean
+            norm of the video's patches; None means no bound.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class SpatialPrompter(nn.Module):
         return dynamics, saliency
 
     def forward(self, patches: Tensor, saliency: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompt (B, T, N, D) where W^s is largest.
+        """Prompt the patches (B, T, N, D) where W^s is largest.
 
         Returns:
             the prompted patches (B, T, N, D) and the region r (B, T, N), bool.
         """
-        # A stable sort, unlike topk, gives ties to the lower patch index.
+        # A stable sort, unlike topk, breaks ties in favour of the lower patch index.
         order = saliency.argsort(dim=-1, descending=True, stable=True)
         chosen = order[..., : self.num_spatial]  # (B, T, P)
         prompts = self._prompts(patches, chosen)  # Eq. 1
@@ -108,10 +108,10 @@ class SpatialPrompter(nn.Module):
         index = chosen.unsqueeze(-1).expand_as(prompts)
         prompted = patches.scatter_add(2, index, prompts.to(patches.dtype))  # Eq. 7
         region = torch.zeros_like(saliency, dtype=torch.bool)
-        return prompted, region.scatter(-1, chosen, 1)  # jit.trace: no bool
+        return prompted, region.scatter(-1, chosen, 1)  # jit.trace fails on a bool here
 
     def _prompts(self, patches: Tensor, chosen: Tensor) -> Tensor:
-        """Make p^s from h_{i-1}, h_i, h_{i+1} at the chosen patches: (B, T, P, D)."""
+        """Make p^s from h_{i-1}, h_i, h_{i+1} at the selected patches: (B, T, P, D)."""
         if self.context is not None:
             return self.prompter(_take(self.context(patches), chosen))
         before = torch.cat([patches[:, :1], patches[:, :-1]], dim=1)
@@ -126,10 +126,10 @@ class TemporalPrompter(nn.Module):
     Args:
         width: D of the tokens.
         grid: rows and columns of the patches.
-        temporal_scale: eta, the largest number of prompts a gap, at least 1.
-        beta: extra weight of the prompted patches, not negative.
-        gated: let the gradient through the choice.
-        kind: of P^t, 'linear' or 'figure'.
+        temporal_scale: eta, the maximum number of prompts per gap, at least 1.
+        beta: extra weight of the prompted patches, at least 0.
+        gated: let the gradient through the selection.
+        kind: architecture of P^t, 'linear' or 'figure'.
     """
 
     def __init__(
@@ -157,26 +157,29 @@ class TemporalPrompter(nn.Module):
                 nn.Linear(BOTTLENECK * grid[0] * grid[1], TEMPORAL_HIDDEN),
                 nn.GELU(),
             )
-        # Eq. 12's bank of eta final layers, as one: the n-th gives n tokens, which
-        # follow those of the layers before it.
+        # The bank of eta final layers in Eq. 12, as one layer. The n-th gives n tokens,
+        # which follow the tokens of the layers before it.
         num_tokens = temporal_scale * (temporal_scale + 1) // 2
         self.bank = nn.Linear(TEMPORAL_HIDDEN, num_tokens * width)
         self.dropout = nn.Dropout(DROPOUT if kind == 'figure' else 0)
         _init_last(self.bank)
 
     def forward(self, patches: Tensor, region: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompt the gaps of (B, T, N, D), whose prompted patches are r (B, T, N).
+        """Make the prompts for the gaps between the frames.
 
+        Args:
+            patches: (B, T, N, D), after the spatial prompter.
+            region: r, the prompted patches, (B, T, N), bool.
         Returns:
-            prompts (B, T - 1, eta, D), of which gap i's first N_i^t count; W^t
-            (B, T - 1); N^t (B, T - 1), int64.
+            prompts (B, T - 1, eta, D), of which only the first N_i^t of gap i are used;
+            W^t (B, T - 1); N^t (B, T - 1), int64.
         """
         num_gaps = patches.shape[1] - 1
-        if num_gaps == 0:  # an image stands still; its gap is dropped again below
+        if num_gaps == 0:  # repeat an image; the extra gap is dropped again below
             patches, region = patches.repeat(1, 2, 1, 1), region.repeat(1, 2, 1)
         change = patches.diff(dim=1)  # Eq. 8
         variation = self._variation(change, patches, region[:, 1:])
-        # A NaN shows up in the loss, as a count it would be an index out of range.
+        # A NaN shows up in the loss; as a count it would be an out-of-range index.
         share = variation.detach().nan_to_num(nan=1.0)
         count = (self.temporal_scale * share).ceil().long()  # Eq. 11
         prompts = self._prompts(change, count)
@@ -192,44 +195,44 @@ class TemporalPrompter(nn.Module):
         size = at_least_float32(patches).square().mean((1, 2, 3))
         still = high < STILL * size[:, None]
         alike = high - low <= ALIKE * high
-        # Where a video is still or alike, the quotient is replaced: keep it finite.
+        # The quotient of still or alike videos is replaced below: keep it finite.
         span = torch.where(still | alike, torch.ones_like(high), high - low)
         variation = (energy - low) / span
         variation = variation.masked_fill(variation < ROUNDING, 0.0)
         return variation.masked_fill(alike, 1.0).masked_fill(still, 0.0)
 
     def _prompts(self, change: Tensor, count: Tensor) -> Tensor:
-        """Take layer N^t of the bank for each gap: (B, T - 1, eta, D) (Eq. 12)."""
+        """Use layer N^t of the bank for each gap: (B, T - 1, eta, D) (Eq. 12)."""
         tokens = self.bank(self.trunk(change)).unflatten(-1, (-1, change.shape[-1]))
         slots = torch.arange(self.temporal_scale, device=count.device)
         index = (count * (count - 1) // 2).unsqueeze(-1) + slots  # (B, T - 1, eta)
-        # Slots beyond a gap's count are never looked at; keep their index in range.
+        # Slots beyond a gap's count are never used; keep their index in range.
         return self.dropout(_take(tokens, index.clamp(max=tokens.shape[2] - 1)))
 
 
-# --- Parts of both ------------------------------------------------------------------
+# --- Shared by both -----------------------------------------------------------------
 
 
 def _take(x: Tensor, chosen: Tensor) -> Tensor:
-    """Take some tokens of each frame: (B, T, N, C), (B, T, P) -> (B, T, P, C)."""
+    """Gather some tokens of each frame: (B, T, N, C), (B, T, P) -> (B, T, P, C)."""
     index = chosen.unsqueeze(-1)
     return x.gather(2, index.expand(*chosen.shape, x.shape[-1]))
 
 
 def _bound(prompts: Tensor, limit: Tensor) -> Tensor:
-    """Keep the norms of (B, T, P, D) below limits (B,); short ones hardly change."""
+    """Bound the norms of (B, T, P, D) by limits (B,); short ones hardly change."""
     length = at_least_float32(prompts).norm(dim=-1, keepdim=True)
-    # tanh(x) / x is 1 at 0, where it cannot be computed.
+    # The limit of tanh(x) / x at 0 is 1, but dividing by 0 gives NaN.
     share = (length / limit[:, None, None, None]).clamp(min=1e-6)
     return prompts * (share.tanh() / share)
 
 
 def _pass_through(score: Tensor) -> Tensor:
-    """Exactly one forward, the score's gradient backward: (...) -> (..., 1)."""
+    """Return 1 exactly, with the gradient of the score: (...) -> (..., 1)."""
     return (1 + (score - score.detach())).unsqueeze(-1)
 
 
 def _init_last(layer: Any) -> None:
-    """Start prompts small but not at zero, where the gates would get no gradient."""
+    """Initialise prompts small but not at zero, or the gates would get no gradient."""
     nn.init.normal_(layer.weight, std=INIT_STD)
     nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""How STOP lays out tokens and prompts for a block, in both attention scopes."""
+"""STOP's layout of tokens and prompts for a block, for both attention scopes."""
 
 from dataclasses import dataclass, replace
 from typing import Optional
@@ -19,18 +19,18 @@ __all__ = [
 
 @dataclass
 class Prompted:
-    """A block's tokens with the spatial prompts added, and the temporal ones beside."""
+    """A block's tokens with the spatial prompts added, and its temporal prompts."""
 
     cls: Tensor  # (B, T, 1, D)
-    patches: Tensor  # (B, T, N, D), or behind the protected ones the others
-    prompts: Tensor  # (B, T - 1, eta, D), of which a gap's first N^t count
+    patches: Tensor  # (B, T, N, D), or (B, T, N - P, D) without the protected ones
+    prompts: Tensor  # (B, T - 1, eta, D), of which a gap uses the first N^t
     num_prompts: Tensor  # N^t, (B, T - 1), int64
     protected: Optional[Tensor] = None  # (B, T, P, D), patches that must not merge
-    order: Optional[Tensor] = None  # where these and the others come from, (B, T, N)
+    order: Optional[Tensor] = None  # original indices, protected first, (B, T, N)
 
 
 def protect(x: Prompted, region: Tensor, num_spatial: int) -> Prompted:
-    """Part the patches of the region r (Eq. 6) from those that may merge."""
+    """Separate the patches of the region r (Eq. 6) from those that may merge."""
     order = (~region).int().argsort(dim=-1, stable=True)
     index = order.unsqueeze(-1).expand_as(x.patches)
     sizes = [num_spatial, index.shape[2] - num_spatial]
@@ -41,12 +41,13 @@ def protect(x: Prompted, region: Tensor, num_spatial: int) -> Prompted:
 def joint_sequence(x: Prompted) -> tuple[Tensor, Optional[Tensor]]:
     """Join all frames and prompts: tokens (B, 1, L, D) and their mask, or None.
 
-    Attention has no order of its own and prompts carry no position, so all of a video's
-    prompts stand together behind CLS, and shorter videos are padded there.
+    Attention ignores order and prompts carry no position, so all prompts of a video
+    follow CLS, where videos with fewer prompts are padded.
     """
     patches = [part.flatten(1, 2) for part in _parts(x)]
     if 0 in x.prompts.shape[1:3] and not torch.is_grad_enabled():
-        # ONNX cannot flatten nothing. Training does: its prompter must get a gradient.
+        # ONNX cannot flatten an empty tensor. Training can, and must go this way for
+        # the prompter to get a gradient.
         return torch.cat([x.cls[:, 0], *patches], dim=1)[:, None], None
     prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
     tokens = torch.cat([x.cls[:, 0], prompts, *patches], dim=1)
@@ -63,7 +64,7 @@ def frame_sequences(x: Prompted) -> tuple[Tensor, Optional[Tensor]]:
 
 
 def without_prompts(tokens: Tensor, num_patches: int) -> Tensor:
-    """Leave CLS and the last ``num_patches`` of a sequence (..., L, D)."""
+    """Keep CLS and the last ``num_patches`` tokens of a sequence (..., L, D)."""
     if tokens.shape[-2] == 1 + num_patches:
         return tokens
     return torch.cat([tokens[..., :1, :], tokens[..., -num_patches:, :]], dim=-2)
@@ -72,7 +73,7 @@ def without_prompts(tokens: Tensor, num_patches: int) -> Tensor:
 def frames_of(x: Tensor, made: Prompted) -> Tensor:
     """Undo the layout of a sequence without prompts: (B, S, L, D) -> (B, T, 1 + N, D).
 
-    Where one CLS sees all frames, each frame gets it.
+    In joint attention, each frame gets a copy of the one CLS token.
     """
     T, n = made.patches.shape[1:3]
     cls, patches = x[..., :1, :], x[..., 1:, :]
@@ -100,11 +101,11 @@ def _used(x: Prompted) -> Tensor:
 
 
 def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the kept prompts to the front and cut what no sequence needs.
+    """Move the used prompts to the front and cut the slots that no sequence needs.
 
     (..., P, D) and (..., P), bool -> (..., P', D) and (..., P') with P' <= P.
     """
-    if torch.compiler.is_compiling():  # when no shape may depend on a value
+    if torch.compiler.is_compiling():  # shapes must not depend on values then
         return prompts, keep
     longest = int(keep.sum(-1).amax()) if keep.numel() else 0
     order = keep.int().argsort(dim=-1, descending=True, stable=True)[..., :longest]
@@ -113,7 +114,7 @@ def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _key_mask(keep: Tensor, length: int) -> Optional[Tensor]:
-    """Hide the padding behind CLS: (..., P), bool -> (..., 1, L); None without any."""
+    """Mask the padding after CLS: (..., P) bool -> (..., 1, L), or None if unpadded."""
     if not torch.compiler.is_compiling() and bool(keep.all()):
         return None
     mask = F.pad(keep, (1, length - 1 - keep.shape[-1]), value=True)

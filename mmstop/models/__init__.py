@@ -1,4 +1,4 @@
-"""Heads, a neck, the retriever; MMAction2's recognizer for configs in Python."""
+"""Head, neck and retriever, and MMAction2's recognizer for pure Python configs."""
 
 from mmaction.models import Recognizer3D
 

@@ -1,4 +1,4 @@
-"""Classification against the sentences of a text tower."""
+"""Classification by similarity to one sentence per class."""
 
 from collections.abc import Sequence
 from typing import Any, Optional, Union
@@ -17,42 +17,43 @@ __all__ = ['CLIPTextHead', 'write_sentences']
 
 
 def write_sentences(template: str, names: Sequence[str]) -> list[str]:
-    """Put each name where the template has ``{}``.
+    """Insert each name into the template at ``{}``.
 
     Raises:
-        ConfigError: the template has no ``{}``, several, or other braces.
+        ConfigError: the template does not have exactly one ``{}``, or has other braces.
     """
     if '{}' not in template:
         raise ConfigError(f"template={template!r} has no '{{}}' for the label")
     before, _, after = template.partition('{}')
     if set('{}') & set(before + after):
         raise ConfigError(
-            f"template={template!r} has other braces beside one '{{}}' for the label; "
-            f'leave them out'
+            f"template={template!r} has braces other than one '{{}}' for the label; "
+            f'remove them'
         )
     return [f'{before}{name}{after}' for name in names]
 
 
 @MODELS.register_module()
 class CLIPTextHead(BaseHead):
-    """Score videos by their cosine with one sentence a class (STOP, Eq. 14).
+    """Score videos by cosine similarity to one sentence per class (STOP, Eq. 14).
 
-    (B, E) -> (B, K): ``exp(logit_scale)``, CLIP's learned inverse temperature, times
-    the cosine. While the text tower is frozen its K sentences are encoded once, into a
-    plain attribute that no checkpoint and no broadcast sees.
+    (B, E) -> (B, K): the cosine times ``exp(logit_scale)``, CLIP's learned inverse
+    temperature. While the text tower is frozen, its K sentences are encoded only once
+    and cached in a plain attribute, which is neither saved nor broadcast.
 
     Args:
         text: config of the text tower.
-        classes: class names in label order, or the name of a list that comes with the
-            package ('ucf101', 'hmdb51', 'ssv2', ...), or the path of a file: a name a
-            line, or an id and a name (CSV, JSON), in any order.
-        template: sentence with ``{}`` where the class name goes.
-        **kwargs: those of MMAction2's ``BaseHead``: ``loss_cls``, ``topk``,
+        classes: class names in label order; or the name of a list that ships with the
+            package ('ucf101', 'hmdb51', 'ssv2', ...); or the path of a file with one
+            name per line, or with ids and names (CSV, JSON) in any order.
+        template: sentence with ``{}`` in place of the class name.
+        **kwargs: arguments of MMAction2's ``BaseHead``: ``loss_cls``, ``topk``,
             ``label_smooth_eps``, ``average_clips``, ``multi_class``, ``init_cfg``.
 
     Raises:
-        ValueError: ``template`` has not one ``{}``, the list of classes is faulty, a
-            sentence is too long for the text tower, or ``topk`` is less than 1.
+        ValueError: ``template`` does not have exactly one ``{}``, the list of classes
+            is invalid, a sentence is too long for the text tower, or ``topk`` is less
+            than 1.
     """
 
     @typed
@@ -68,7 +69,7 @@ class CLIPTextHead(BaseHead):
         topk = kwargs.get('topk', 1)
         ranks = topk if isinstance(topk, (tuple, list)) else [topk]
         if not all(isinstance(k, int) and k >= 1 for k in ranks):
-            raise ConfigError(f'topk={topk!r}, expected whole numbers from 1 on')
+            raise ConfigError(f'topk={topk!r}, expected integers of at least 1')
         tower = MODELS.build(text)
         kwargs.setdefault('loss_cls', dict(type='mmaction.CrossEntropyLoss'))
         super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
@@ -77,13 +78,13 @@ class CLIPTextHead(BaseHead):
         self.sentences = sentences
         self._tokens = tower.tokenize(self.sentences)  # (K, L)
         self._cache: Optional[Tensor] = None
-        for module in tower.modules():  # whichever of them is loaded by itself
+        for module in tower.modules():  # any of them may be loaded separately
             module.register_load_state_dict_pre_hook(self._forget)
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Score features against the sentences: (B, E) -> (B, K), at least float32."""
         sentences, scale = self._sentence_features(x.device), self.text.logit_scale
-        # Half precision would round the scores, which go up to 100, to 0.06 or 0.5.
+        # Scores go up to 100, where half precision has steps of 0.06 or 0.5.
         with torch.autocast(x.device.type, enabled=False):
             x = F.normalize(at_least_float32(x), dim=-1)
             return scale.exp() * x @ sentences.T
@@ -104,8 +105,8 @@ class CLIPTextHead(BaseHead):
         if self.training and self._learns():
             return self._encode(device)
         if self._cache is None or self._cache.device != device:
-            # What is kept for ever is computed in full precision, and as a tensor that
-            # a training may use even if it was a test that came first.
+            # The cache is computed in full precision, and not as an inference tensor,
+            # so that training can use it even if a test filled it.
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),

@@ -1,4 +1,4 @@
-"""What stands between a tower and the heads of frameworks for images."""
+"""An adapter between a tower and the heads of image frameworks."""
 
 from torch import Tensor, nn
 
@@ -9,9 +9,9 @@ __all__ = ['AsTuple']
 
 @MODELS.register_module()
 class AsTuple(nn.Module):
-    """Hand a tower's embedding to heads that take the last of a backbone's stages.
+    """Wrap a tower's embedding in a tuple, for heads that expect a tuple of stages.
 
-    (B, E) -> ((B, E),). MMPretrain's ``ImageClassifier`` takes it as ``neck``.
+    (B, E) -> ((B, E),). Use it as the ``neck`` of MMPretrain's ``ImageClassifier``.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor]:

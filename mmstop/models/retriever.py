@@ -20,17 +20,17 @@ __all__ = ['CLIPRetriever', 'CaptionPreprocessor', 'contrastive_loss', 'video_id
 
 Tokens = Union[Tensor, Sequence[Tensor]]
 
-CHUNK = 256  # captions that are encoded together when they are kept
+CHUNK = 256  # captions per batch when they are encoded for the cache
 
 
 @MODELS.register_module()
 class CLIPRetriever(BaseModel):
-    """Embed videos and captions in one space (STOP, Eq. 13 and 15).
+    """Embed videos and captions in a joint space (STOP, Eq. 13 and 15).
 
-    The inputs of every mode are a dict with ``imgs``, (B, V, 3, T, H, W) for V clips or
-    crops of a video, whose embeddings are averaged, and ``text``, token ids:
-    (B, L) for one caption a video, (B, k, L) for k, or B tensors (k_i, L). The loss
-    reads what :meth:`keep_captions` encoded instead of encoding it anew.
+    In every mode, the inputs are a dict with ``imgs`` and ``text``. ``imgs`` is
+    (B, V, 3, T, H, W) for V clips or crops per video, whose embeddings are averaged.
+    ``text`` holds token ids: (B, L) for one caption per video, (B, k, L) for k, or B
+    tensors (k_i, L). The loss uses the cache of :meth:`keep_captions` where it can.
 
     Args:
         backbone: config of the video tower, any method.
@@ -41,8 +41,8 @@ class CLIPRetriever(BaseModel):
             ``text``.
 
     Raises:
-        ValueError: the towers' embeddings differ in width; a video in training has
-            other than one caption; the mode is unknown.
+        ValueError: the towers' embeddings differ in width, a training video does not
+            have exactly one caption, or the mode is unknown.
     """
 
     @typed
@@ -55,15 +55,16 @@ class CLIPRetriever(BaseModel):
                 f'the video tower embeds in {self.backbone.out_dim} dimensions, the '
                 f'text tower in {self.text.out_dim}; give both the same architecture'
             )
-        self._rows: dict[bytes, int] = {}  # of kept captions, in the features below
+        self._rows: dict[bytes, int] = {}  # a cached caption's row in the features
         self._features = torch.empty(0, self.text.out_dim)
 
     def keep_captions(self, tokens: Tensor) -> None:
-        """Encode captions, (n, L) token ids, and keep their features for the loss.
+        """Encode captions, (n, L) token ids, and cache their features for the loss.
 
-        They are float32, whatever autocast says, in plain attributes that no checkpoint
-        and no broadcast sees, and replace those kept before. Loading a state drops
-        them. Equal captions in equal order give bit-equal features.
+        The features are float32, even under autocast. They are plain attributes,
+        neither saved nor broadcast. They replace the previous cache, and loading a
+        state dict clears them. The same captions in the same order give bit-identical
+        features.
 
         Raises:
             ConfigError: the text tower has trainable parameters.
@@ -72,12 +73,12 @@ class CLIPRetriever(BaseModel):
         if learning:
             raise ConfigError(
                 f'the text tower learns ({len(learning)} trainable parameters, such as '
-                f'{learning[0]!r}), so that its features do not keep; freeze it, or '
+                f'{learning[0]!r}), so its features cannot be cached; freeze it, or '
                 f'leave CaptionCacheHook out of custom_hooks'
             )
         device = self.text.logit_scale.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            # A step reads few rows, so they can lie where memory is cheap.
+            # A step reads only a few rows, so they can stay in CPU memory.
             parts = [self.text(part.to(device)).cpu() for part in tokens.split(CHUNK)]
         self._features = torch.cat(parts)
         self._rows = {key: row for row, key in enumerate(_keys(tokens))}
@@ -95,8 +96,8 @@ class CLIPRetriever(BaseModel):
         """Embed a batch, compute its loss or write its features.
 
         Args:
-            data_samples: in mode 'loss' read for ``video_id``; in mode 'predict' B
-                samples to write to.
+            data_samples: B samples. Mode 'loss' reads their ``video_id``, mode
+                'predict' writes to them.
             mode: 'tensor', 'loss' or 'predict'.
         Returns:
             'tensor': the embeddings of videos (B, E) and of captions (captions, E), not
@@ -121,7 +122,7 @@ class CLIPRetriever(BaseModel):
         return self.backbone(imgs.flatten(0, 1)).unflatten(0, imgs.shape[:2]).mean(1)
 
     def _recall(self, tokens: Tensor) -> Tensor:
-        """Look up the captions that are kept, encode the others: (B, L) -> (B, E)."""
+        """Look up the cached captions, encode the others: (B, L) -> (B, E)."""
         if not self._rows:
             return self.text(tokens)
         rows = [self._rows.get(key, -1) for key in _keys(tokens)]
@@ -137,20 +138,20 @@ class CLIPRetriever(BaseModel):
         if len(text) != len(video):
             raise ValueError(
                 f'got {len(text)} captions for {len(video)} videos, training takes one '
-                f'each; set test_mode=False in the dataset of train_dataloader'
+                f'per video; set test_mode=False in the dataset of train_dataloader'
             )
         ids = video_ids(samples, len(video)).to(video.device)
         return contrastive_loss(video, text, self.text.logit_scale.exp(), ids)
 
 
 def _flatten(text: Tokens) -> tuple[Tensor, list[int]]:
-    """Lay captions in one list: (captions, L), and how many each video has."""
+    """Concatenate all captions, (captions, L), and count those of each video."""
     captions = [ids.reshape(-1, ids.shape[-1]) for ids in text]
     return torch.cat(captions), [len(ids) for ids in captions]
 
 
 def _keys(tokens: Tensor) -> list[bytes]:
-    """Name each caption of (n, L) by its token ids."""
+    """Return a lookup key for each caption of (n, L): the bytes of its token ids."""
     return [ids.tobytes() for ids in tokens.cpu().numpy()]
 
 
@@ -170,8 +171,8 @@ def _write(
 class RetrievalFeatures(InstanceData):
     """``video_feature`` (E,) and ``text_feature`` (E,) or (k, E).
 
-    ``ActionDataSample.features`` takes an ``InstanceData`` only, which for its part
-    takes only values of one length.
+    ``ActionDataSample.features`` accepts only ``InstanceData``, which in turn accepts
+    only values of equal length, so that check is removed here.
     """
 
     __setattr__ = BaseDataElement.__setattr__
@@ -183,18 +184,18 @@ class RetrievalFeatures(InstanceData):
 def contrastive_loss(
     video: Tensor, text: Tensor, scale: Tensor, video_ids: Tensor
 ) -> Tensor:
-    """Compute the symmetric InfoNCE over the batches of all processes (Eq. 15).
+    """Compute the symmetric InfoNCE loss over the batches of all processes (Eq. 15).
 
-    Every process gets the loss of the whole batch. The gather sums the gradients that
-    the processes send back, and data-parallel training averages those of the
-    parameters, which together makes them the gradients of the whole batch.
+    Every process gets the loss of the global batch. The gather sums the gradients that
+    the processes send back, and data-parallel training averages the parameters'
+    gradients. Together, this gives the gradients of the global batch.
 
     Args:
-        video: (B, E), of the same B in every process.
-        text: (B, E), the i-th describing the i-th video.
+        video: (B, E), with the same B in every process.
+        text: (B, E), the i-th text describes the i-th video.
         scale: inverse temperature, scalar.
-        video_ids: (B,) int64. Two videos of the same number other than 0 are the same
-            one and no negatives of each other.
+        video_ids: (B,) int64. Entries with the same non-zero number are the same video
+            and not negatives of each other.
     """
     with torch.autocast(video.device.type, enabled=False):
         video, text = _Gather.apply(_unit(video)), _Gather.apply(_unit(text))
@@ -208,12 +209,12 @@ def contrastive_loss(
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Bring to unit norm, at least in float32."""
+    """Normalise to unit norm, in at least float32."""
     return F.normalize(at_least_float32(x), dim=-1)
 
 
 class _Gather(torch.autograd.Function):
-    """Join the rows of all processes; each gets back the sum of its rows' gradients."""
+    """Gather the rows of all processes; in backward, sum the gradients of each row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -228,7 +229,7 @@ class _Gather(torch.autograd.Function):
 
 
 def video_ids(samples: Optional[Sequence[Any]], B: int) -> Tensor:
-    """Number the videos alike in every process: (B,) int64, 0 where unnamed."""
+    """Map video names to numbers equal in all processes: (B,) int64, 0 for no name."""
     names = [None] * B if samples is None else [s.get('video_id') for s in samples]
     return torch.tensor([0 if name is None else _number(name) for name in names])
 
@@ -245,14 +246,14 @@ def _number(name: Any) -> int:
 class CaptionPreprocessor(BaseDataPreprocessor):
     """Batch token ids, for the ``text`` of MMAction2's ``MultiModalDataPreprocessor``.
 
-    B tensors (L,) become (B, L). Those of the tests, (k_i, L), stay a list, since
-    videos differ in how many captions they have.
+    B tensors (L,) become (B, L). In testing, tensors (k_i, L) stay a list, since videos
+    differ in their number of captions.
     """
 
     def preprocess(
         self, inputs: Sequence[Tensor], data_samples: Any, training: bool = False
     ) -> tuple[Tokens, Any]:
-        """Batch what ``CaptionTokenize`` gave."""
+        """Batch the output of ``CaptionTokenize``."""
         if inputs[0].dim() == 1:
             return torch.stack(list(inputs)), data_samples
         return inputs, data_samples

@@ -1,4 +1,4 @@
-"""A page in the browser on which a model is asked about videos."""
+"""A web page for searching and classifying videos with a model."""
 
 from .browser import playable
 from .desk import Desk

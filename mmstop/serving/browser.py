@@ -1,4 +1,4 @@
-"""Videos that browsers play, made in processes that a decoder may kill."""
+"""Make videos that browsers can play, in separate processes that may crash."""
 
 import hashlib
 import os
@@ -17,28 +17,28 @@ from mmstop.datasets.sandbox import try_all
 
 __all__ = ['playable']
 
-# What Chromium, Firefox and Safari have in common: container and codecs, by suffix.
+# Supported by Chromium, Firefox and Safari alike: container and codecs, by suffix.
 PLAYED = {
     '.mp4': ('mp4', {'h264', 'av1', 'vp9'}),
     '.webm': ('webm', {'vp8', 'vp9', 'av1'}),
 }
 PIXELS = {'yuv420p', 'yuvj420p'}
 LONGEST = 640  # pixels, the longer side of a copy
-RATE = 25  # frames a second of a copy whose original does not say
+RATE = 25  # frames per second of a copy if the original gives no rate
 OPTIONS = {'preset': 'veryfast', 'movflags': '+faststart'}
 
 
 def playable(path: str, cache: Path) -> Path:
-    """Return a video, or a copy in H.264 without sound where browsers cannot play it.
+    """Return a video, or a silent H.264 copy if browsers cannot play it.
 
     Args:
-        path: of the video.
-        cache: folder of the copies, made if need be. A copy is found again as long as
-            size and time of the video do not change.
+        path: path of the video.
+        cache: folder of the copies, created if it does not exist. A copy is reused as
+            long as the video's size and modification time do not change.
 
     Raises:
-        OSError: there is no such file, or no place for the copy.
-        ValueError: it is no video, or damaged.
+        OSError: there is no such file, or the copy cannot be written.
+        ValueError: it is not a video, or damaged.
     """
     stat = os.stat(path)
     key = f'{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}'
@@ -57,7 +57,7 @@ def playable(path: str, cache: Path) -> Path:
 
 
 def _try(work: Callable[[str], Any], path: str) -> Any:
-    """Work on a video in another process."""
+    """Process a video in another process."""
     ((value, fault),) = try_all(work, [os.path.abspath(path)])
     if fault is not None:
         raise ValueError(f'{path} cannot be shown: {fault}')
@@ -102,9 +102,9 @@ def _transcode(path: str, out: Path) -> None:
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """Return a frame (H, W, 3), uint8, RGB, as it was held and not too large.
+    """Return a frame (H, W, 3), uint8, RGB, upright and within the maximum size.
 
-    H.264 with 4:2:0 wants even sides.
+    H.264 with 4:2:0 needs even dimensions.
     """
     scale = min(1, LONGEST / max(frame.width, frame.height))
     width, height = (

@@ -1,4 +1,4 @@
-"""What the page asks: a model, an index, and videos that were dropped."""
+"""The backend of the page: a model, an index, and uploaded videos."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ Answer = TypeVar('Answer')
 
 
 class Desk:
-    """A model and the index that it made, for many visitors at once.
+    """A model and its index, shared by many visitors.
 
     Args:
         clip: the model.
-        index: path of what ``mmstop embed`` wrote with it. Copies of its videos that
-            browsers can play go beside it, into the folder ``INDEX.clips``.
+        index: path of the index that ``mmstop embed`` wrote with this model. Playable
+            copies of its videos go into the folder ``INDEX.clips`` next to it.
 
     Raises:
         FileNotFoundError: there is no such index.
@@ -37,11 +37,11 @@ class Desk:
     def __init__(self, clip: VideoCLIP, index: Union[str, os.PathLike]) -> None:
         self.clip = clip
         self.copies = Path(f'{index}.clips')
-        # An SQLite connection belongs to one thread, and the model is for one at a
-        # time: here all visitors queue.
+        # An SQLite connection belongs to one thread, and the model serves one request
+        # at a time, so all visitors queue here.
         self._worker = ThreadPoolExecutor(1)
         self._index = self._wait_for(VideoIndex, index)
-        self.search('a video', 1)  # so that what is amiss shows at once
+        self.search('a video', 1)  # so that any problem shows at once
 
     def _wait_for(self, work: Callable[..., Answer], *args: Any) -> Answer:
         return self._worker.submit(work, *args).result()
@@ -59,14 +59,14 @@ class Desk:
 
     @property
     def draws(self) -> bool:
-        """Whether the backbone is STOP, whose choices can be drawn."""
+        """Whether the backbone is STOP, whose selections can be drawn."""
         return isinstance(self.clip.model.backbone, STOPCLIPViT)
 
     def __len__(self) -> int:
         return self._wait_for(self._index.__len__)
 
     def search(self, query: str, topk: int) -> list[Hit]:
-        """Find the videos of the index that fit a text best, best first.
+        """Find the videos of the index that match a text best, best first.
 
         Raises:
             ValueError: the text is too long.
@@ -74,21 +74,21 @@ class Desk:
         return self._wait_for(self.clip.search, query, self._index, topk)
 
     def playable(self, path: str) -> Path:
-        """Return a video of the index, or a copy of it, in a form that browsers play.
+        """Return a video of the index, or a copy of it, that browsers can play.
 
         Raises:
             ValueError: it is not in the index, or damaged.
-            OSError: it is no longer there.
+            OSError: the file no longer exists.
         """
         if not self._wait_for(self._index.__contains__, path):
             raise ValueError(f'{path} is not in the index')
         return playable(path, self.copies)
 
     def classify(self, path: str, labels: Sequence[str], topk: int) -> list[Prediction]:
-        """Name what a video shows, likeliest first.
+        """Classify a video, most likely label first.
 
         Args:
-            labels: any words; none for the classes of the config.
+            labels: any words; empty for the classes of the config.
 
         Raises:
             ValueError: there are no labels, or the video cannot be read.
@@ -110,7 +110,7 @@ class Desk:
         return found
 
     def trace(self, path: str) -> np.ndarray:
-        """Draw what STOP looked at and prompted: (H, W, 3), uint8, RGB.
+        """Draw what STOP attended to and prompted: (H, W, 3), uint8, RGB.
 
         Raises:
             ValueError: the backbone is not STOP, or the video cannot be read.
@@ -125,6 +125,6 @@ class Desk:
 
 
 def split_labels(text: str) -> list[str]:
-    """Return the lines of a text, without empty ones and repetitions."""
+    """Return the lines of a text, without empty lines and duplicates."""
     lines = (line.strip() for line in split_lines(text))
     return list(dict.fromkeys(line for line in lines if line))

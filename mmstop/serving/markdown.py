@@ -1,4 +1,4 @@
-"""Markdown that shows a text as it is, whatever is in it."""
+"""Escape text for Markdown, so that it is shown literally."""
 
 import re
 
@@ -6,13 +6,13 @@ from mmstop.text import printable
 
 __all__ = ['as_code', 'as_text']
 
-# What Streamlit's Markdown takes for more than text; an underscore inside a word, or a
-# colon before a blank, is none of it.
+# Markup in Streamlit's Markdown. An underscore inside a word and a colon before a space
+# are plain text.
 MARKUP = re.compile(r'[\\`*\[\]<>$~|#&!]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])')
 
 
 def as_code(text: str) -> str:
-    """Quote a text as code, between more backticks than it has in a row."""
+    """Quote a text as code, with more backticks than it has in a row."""
     text = printable(text)
     runs = re.findall('`+', text)
     fence = '`' * (max(map(len, runs), default=0) + 1)
@@ -21,5 +21,5 @@ def as_code(text: str) -> str:
 
 
 def as_text(text: str) -> str:
-    """Escape what is markup in a text."""
+    """Escape the markup in a text."""
     return MARKUP.sub(r'\\\g<0>', printable(text))

@@ -1,4 +1,4 @@
-"""The page, which Streamlit runs for every visitor and after every change."""
+"""The page; Streamlit runs it for every visitor and after every change."""
 
 import mimetypes
 import tempfile
@@ -14,11 +14,11 @@ from mmstop.serving.markdown import as_code, as_text
 from mmstop.serving.server import served
 
 COLUMNS = 3
-TOPK = 5  # labels of a dropped video
+TOPK = 5  # labels of an uploaded video
 
 
 def show(desk: Desk) -> None:
-    """Show the two halves of the page."""
+    """Show the two tabs of the page."""
     st.set_page_config('mmstop', layout='wide')
     st.title('Ask about videos')
     st.caption(
@@ -33,10 +33,10 @@ def show(desk: Desk) -> None:
 
 @st.fragment
 def show_search(desk: Desk) -> None:
-    """Show the clips that fit a sentence best."""
+    """Show the clips that match a sentence best."""
     sentence, number = st.columns([5, 1])
     query = sentence.text_input(
-        'Sentence', placeholder='what the clips are to show, then Enter'
+        'Sentence', placeholder='describe the clips, then press Enter'
     )
     topk = number.number_input('Clips', min_value=1, max_value=60, value=6)
     if not query.strip():
@@ -66,32 +66,32 @@ def show_hit(desk: Desk, rank: int, hit: Hit) -> None:
 
 
 def show_video(path: Path) -> None:
-    """Hand a file to the browser, under a name that Streamlit makes up."""
+    """Send a file to the browser, under a name that Streamlit chooses."""
     st.video(str(path), format=mimetypes.guess_type(path)[0] or 'video/mp4')
 
 
 @st.fragment
 def show_question(desk: Desk) -> None:
-    """Let a video be dropped and tell what it shows."""
+    """Let the visitor upload a video, and classify it."""
     asked, shown, named = st.columns(3)
     with asked:
         file = st.file_uploader('Video', type=sorted(SUFFIXES))
         labels = split_labels(
             st.text_area(
-                'Labels, one a line',
+                'Labels, one per line',
                 placeholder='opening a door\nclosing a door',
                 help='Control + Enter applies them.',
                 height=150,
             )
         )
         if desk.classes:
-            st.caption(f'None: the {len(desk.classes)} classes of the config.')
+            st.caption(f'Empty: the {len(desk.classes)} classes of the config.')
     if file is None:
         return
     if not (labels or desk.classes):
-        shown.info('Type some labels: this model has no classes of its own.')
+        shown.info('Enter some labels: this model has no classes of its own.')
         return
-    # The name is the visitor's, so no more than its suffix is used.
+    # The visitor chose the name, so only its suffix is used.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'video{Path(file.name).suffix.lower()}'
         path.write_bytes(file.getbuffer())
@@ -107,7 +107,7 @@ def show_question(desk: Desk) -> None:
 
 
 def show_labels(desk: Desk, path: Path, labels: list[str]) -> None:
-    """Show the likeliest labels of a video as bars."""
+    """Show the most likely labels of a video as bars."""
     with st.spinner('Watching the video'):
         found = desk.classify(str(path), labels, TOPK)
     for label, score in found:
@@ -115,7 +115,7 @@ def show_labels(desk: Desk, path: Path, labels: list[str]) -> None:
 
 
 def show_trace(desk: Desk, path: Path) -> None:
-    """Show what STOP looked at and prompted."""
+    """Show what STOP attended to and prompted."""
     with st.spinner('Drawing what STOP looked at'):
         picture = desk.trace(str(path))
     st.subheader('What STOP looked at and prompted')

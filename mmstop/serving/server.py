@@ -1,4 +1,4 @@
-"""Streamlit, as the server of one page."""
+"""Serve the page with Streamlit."""
 
 import socket
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from .desk import Desk
 __all__ = ['serve', 'served']
 
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
-ANY = ('0.0.0.0', '::', '')  # hosts that stand for all addresses of this machine
+ANY = ('0.0.0.0', '::', '')  # hosts that mean all addresses of this machine
 PAGE = Path(__file__).with_name('page.py')
 _desk: Optional[Desk] = None  # Streamlit runs the page without arguments
 
 
 def served() -> Desk:
-    """Return what the page is to ask."""
+    """Return the backend of the page."""
     assert _desk is not None, 'the page is run by mmstop serve'
     return _desk
 
@@ -29,13 +29,13 @@ def serve(
 ) -> None:
     """Serve the page until the process is interrupted.
 
-    A browser is answered where it calls the page by an address or name of this machine.
-    Another name may belong to a stranger who points it here, so that a page of theirs
-    may ask this one (DNS rebinding).
+    Only requests to an address or name of this machine are answered. Any other name may
+    belong to an attacker who points it here, so that their page can access this one
+    (DNS rebinding).
 
     Args:
-        host: address to listen on; '0.0.0.0' lets in the whole network.
-        names: other names by which the page may be called, such as a proxy's.
+        host: address to listen on; '0.0.0.0' opens the page to the whole network.
+        names: other host names for the page, such as a proxy's.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -71,7 +71,7 @@ def _own_names(host: str) -> list[str]:
 
 
 def _check_address(host: str, port: int) -> None:
-    """Find out before Streamlit does, which would leave the process."""
+    """Check the address first, since Streamlit would exit the process."""
     try:
         socket.create_server((host, port)).close()
     except (OSError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""CLIP's frozen towers and the interface that methods build on."""
+"""CLIP's frozen towers and the interface that methods build upon."""
 
 from .base import Tower, TunedTower, at_least_float32
 from .clip import CLIPText, CLIPTower, CLIPViT

@@ -1,4 +1,4 @@
-"""The interface that the CLIP towers and every method around them share."""
+"""The interface shared by the CLIP towers and all methods that wrap them."""
 
 from collections.abc import Callable
 from typing import Any, Optional
@@ -15,9 +15,9 @@ __all__ = ['Tower', 'TunedTower', 'at_least_float32']
 
 
 class Tower(nn.Module):
-    """A transformer encoder seen as four steps: embed, attend, feed, pool.
+    """A transformer encoder split into four steps: embed, attend, feed, pool.
 
-    Video tokens are (B, T, L, D), one sequence a frame; text tokens are (B, L, D).
+    Video tokens are (B, T, L, D), one sequence per frame; text tokens are (B, L, D).
     Token 0 is CLS (or start of text) and the patches are the last N tokens of a frame.
     """
 
@@ -38,17 +38,17 @@ class Tower(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of a frame's patches, of video towers."""
+        """Rows and columns of a frame's patch grid (video towers only)."""
         raise NotImplementedError
 
     @property
     def merge(self) -> int:
-        """How many pairs of a frame's patches every block merges."""
+        """Number of patch pairs per frame that every block merges."""
         return 0
 
     @property
     def checkpoint(self) -> bool:
-        """Whether activations are computed again in the backward pass, not kept."""
+        """Whether activations are recomputed in the backward pass instead of kept."""
         return False
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -68,14 +68,14 @@ class Tower(nn.Module):
         """Run the attention branch of block ``i``, without the residual.
 
         Args:
-            i: block, in [0, depth).
+            i: index of the block, in [0, depth).
             x: queries (..., L, D), before the block's LayerNorm.
             context: keys and values (..., M, D), before the same LayerNorm; ``x``
                 itself when None.
-            mask: broadcasts to (..., L, M); bool, True where a query may look, or
-                float, added to the scores.
+            mask: broadcasts to (..., L, M); either bool, True where a query may attend,
+                or float, added to the scores.
         Returns:
-            what the residual stream gains, (..., L, D).
+            the update to the residual stream, (..., L, D).
         """
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class Tower(nn.Module):
         raise NotImplementedError
 
     def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """Turn what the last block gave into one embedding a sample: (B, E)."""
+        """Pool the last block's output into one embedding per sample: (B, E)."""
         raise NotImplementedError
 
     def project(self, x: Tensor) -> Tensor:
@@ -92,10 +92,10 @@ class Tower(nn.Module):
         raise NotImplementedError
 
     def cls_attention(self, i: int, x: Tensor) -> Tensor:
-        """Compute how CLS looks at its own frame's patches in block ``i``.
+        """Compute the attention of CLS to its own frame's patches in block ``i``.
 
         Returns:
-            softmax over the patches, averaged over heads, (..., L, D) -> (..., N).
+            softmax over the patches, averaged over the heads: (..., L, D) -> (..., N).
         """
         raise NotImplementedError
 
@@ -115,13 +115,13 @@ class Tower(nn.Module):
 
         Args:
             x: tokens (..., L, D).
-            mask: that of :meth:`attend`.
-            frames: frames of a sequence, if the tower merges patches.
-            patches: of a frame, those that may merge, the sequence's last frames *
-                patches tokens; all N when None.
-            first: the block to begin with.
+            mask: as in :meth:`attend`.
+            frames: number of frames in a sequence, if the tower merges patches.
+            patches: number of patches per frame that may merge; they are the last
+                frames * patches tokens of the sequence. All N when None.
+            first: index of the first block to run.
         Returns:
-            (..., R, D)
+            tokens (..., R, D).
         """
         merger = None
         if self.merge:
@@ -140,7 +140,7 @@ class Tower(nn.Module):
         return x
 
     def _branch(self, branch: Callable[..., Tensor], *args: Any) -> Tensor:
-        """Run a branch of a block, keeping its activations or not."""
+        """Run a branch of a block, with activation checkpointing if it is on."""
         if self.checkpoint and torch.is_grad_enabled():
             return checkpoint(branch, *args, use_reentrant=False)
         return branch(*args)
@@ -151,11 +151,11 @@ class Tower(nn.Module):
 
 
 class TunedTower(Tower):
-    """A tower around a tower: what a method does not override is delegated.
+    """A tower that wraps another and delegates whatever it does not override.
 
     Args:
-        clip: config of the tower inside, e.g. ``dict(type='CLIPViT', ...)``; it may be
-            a method again.
+        clip: config of the wrapped tower, e.g. ``dict(type='CLIPViT', ...)``. The
+            wrapped tower may itself be a method.
     """
 
     def __init__(self, clip: dict) -> None:
@@ -215,5 +215,5 @@ class TunedTower(Tower):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Widen half precision; leave float32 and float64 as they are."""
+    """Cast half precision to float32; leave float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,9 +1,9 @@
-"""CLIP's two towers on open_clip's blocks and weights.
+"""CLIP's two towers, built from open_clip's blocks and weights.
 
 CLIP: Radford et al., "Learning Transferable Visual Models From Natural Language
 Supervision", ICML 2021, https://arxiv.org/abs/2103.00020. open_clip builds the modules
-and loads the weights; the order in which they run is ours, so that methods can step in
-between and attend to contexts of any length.
+and loads the weights. The forward pass is our own, so that methods can intervene
+between the steps and attend to contexts of any length.
 """
 
 import re
@@ -24,28 +24,28 @@ from .weights import build_clip, checksum, resolve_arch
 
 __all__ = ['CLIPText', 'CLIPTower', 'CLIPViT']
 
-QUICK = 1.702  # of CLIP's QuickGELU
+QUICK = 1.702  # the factor in CLIP's QuickGELU
 
 
 class CLIPTower(Tower):
-    """What the two towers share: freezing, the blocks' two branches, the projection.
+    """Base class of both towers: freezing, the blocks' two branches, the projection.
 
-    Every parameter is frozen but those whose name ``trainable`` matches. Loading a
-    ``state_dict`` that lacks frozen parameters is no error, since construction has
-    already given them their values.
+    All parameters are frozen except those whose name matches ``trainable``. Loading a
+    ``state_dict`` without the frozen parameters is not an error, since the constructor
+    has already loaded them.
 
     Args:
         arch: open_clip's name, e.g. 'ViT-B-32-quickgelu', or the path of a JSON file
-            with an architecture in open_clip's form.
-        weights: open_clip's tag, e.g. 'openai', or the path of a weights file
-            (OpenAI's ``.pt`` archive, open_clip's ``.pt`` or ``.safetensors``), or
-            'mmstop' for those that come with this package. None gives random weights,
-            the same ones every time.
+            with an architecture in open_clip's format.
+        weights: an open_clip tag, e.g. 'openai'; the path of a weights file (OpenAI's
+            ``.pt`` archive, open_clip's ``.pt`` or ``.safetensors``); or 'mmstop' for
+            the weights that ship with this package. None gives random weights, which
+            are the same every time.
         trainable: regular expression searched for in the tower's parameter names.
 
     Raises:
-        ValueError: ``arch`` is unknown or no plain ViT, the weights do not belong to
-            it, or ``trainable`` matches nothing.
+        ValueError: ``arch`` is unknown or not a plain ViT, the weights do not belong to
+            it, or ``trainable`` matches no parameter.
         FileNotFoundError: ``weights`` is neither a tag of ``arch`` nor a file.
     """
 
@@ -57,7 +57,7 @@ class CLIPTower(Tower):
         self.arch = resolve_arch(arch)
         self.source = weights or 'random'
         self._take(build_clip(self.arch, weights))
-        # A checkpoint leaves out only what is still as it was brought here.
+        # A checkpoint leaves out only what has not changed since it was loaded here.
         self.brought = {name: checksum(p) for name, p in self.named_parameters()}
         self._freeze(trainable)
 
@@ -91,7 +91,7 @@ class CLIPTower(Tower):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
-        # Checkpoints hold what was trained; the frozen rest is already here.
+        # Checkpoints hold the trained parameters; the frozen ones are already here.
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 state_dict.setdefault(prefix + name, parameter.detach())
@@ -123,19 +123,19 @@ class CLIPTower(Tower):
         q, k, v = self._qkv(i, x, context)
         mask = mask if mask is None else torch.atleast_2d(mask)
         if mask is not None and mask.dim() > 2:
-            # (..., L, M) -> (prod(...), 1, L, M): the same for every head
+            # (..., L, M) -> (prod(...), 1, L, M): the heads share it
             mask = mask.expand(*x.shape[:-2], *mask.shape[-2:])
             mask = mask.reshape(-1, 1, *mask.shape[-2:])
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out = out.transpose(1, 2).reshape(x.shape)  # heads side by side again
+        out = out.transpose(1, 2).reshape(x.shape)  # concatenate the heads
         return block.ls_1(block.attn.out_proj(out))
 
     def _attend_once(
         self, i: int, x: Tensor, context: Tensor, mask: Optional[Tensor]
     ) -> Tensor:
-        """Let one query (..., D) look at (..., M, D), before the output projection.
+        """Attend with one query (..., D) to (..., M, D), before the output projection.
 
-        Heads only sum over the context; what they project, they project once.
+        Each head sums over the context first and then projects that sum once.
         """
         context = self.blocks[i].ln_1(context)
         scores = self._scores(i, x, context)  # (..., heads, M)
@@ -152,13 +152,13 @@ class CLIPTower(Tower):
         return out + self.blocks[i].attn.in_proj_bias[2 * D :]
 
     def _scores(self, i: int, x: Tensor, context: Tensor) -> Tensor:
-        """Score what one query sees: (..., D), (..., M, D) -> (..., heads, M).
+        """Score one query against a context: (..., D), (..., M, D) -> (..., heads, M).
 
-        q (W k) is (q W) k, and the keys' bias adds the same to all scores of a head,
-        which a softmax does not see: so no key is projected.
+        The keys are never projected, since q (W k) equals (q W) k. Their bias adds the
+        same amount to all scores of a head, so it cancels in the softmax.
 
         Args:
-            context: after the block's LayerNorm.
+            context: tokens after the block's LayerNorm.
         """
         attn, D = self.blocks[i].attn, self.width
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
@@ -198,8 +198,9 @@ class CLIPTower(Tower):
 def _mlp(mlp: Any, x: Tensor) -> Tensor:
     """Run a block's two linear layers and the activation between them.
 
-    QuickGELU, x * sigmoid(1.702 x), is silu(1.702 x) / 1.702. The matrix products take
-    the factors in, so that one pass over the wide activations is left of three.
+    QuickGELU, x * sigmoid(1.702 x), equals silu(1.702 x) / 1.702. The factors are
+    folded into the matrix products, which leaves one pass over the wide activations
+    instead of three.
     """
     if not isinstance(mlp.gelu, QuickGELU):
         return mlp(x)
@@ -212,20 +213,20 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class CLIPViT(CLIPTower):
-    """CLIP's video tower: every frame by itself, then the mean over frames.
+    """CLIP's video tower: it encodes each frame separately and averages over frames.
 
     (B, 3, T, H, W) -> (B, E): the mean over frames of the unit-norm projected CLS.
-    Images, (B, 3, H, W), are videos of one frame, here and in all methods.
-    ``H`` and ``W`` are those of the architecture; the pixels are normalised with
+    Images, (B, 3, H, W), count as videos of one frame, here and in all methods.
+    ``H`` and ``W`` must match the architecture, and the pixels must be normalised with
     CLIP's mean and standard deviation.
 
     Args:
-        merge: pairs of patches of each frame that every block but the last merges into
-            one token each, which makes the tower faster and approximate; 0 turns it
-            off.
-        checkpoint: compute the blocks' activations again in the backward pass instead
-            of keeping them: less memory, more time.
-        arch, weights, trainable: those of :class:`CLIPTower`.
+        merge: number of patch pairs per frame that every block but the last merges,
+            each into one token. This makes the tower faster but approximate; 0 turns
+            it off.
+        checkpoint: recompute the blocks' activations in the backward pass instead of
+            keeping them, which saves memory and costs time.
+        arch, weights, trainable: see :class:`CLIPTower`.
 
     Raises:
         ValueError: ``merge`` is negative or more than half of the patches.
@@ -279,12 +280,12 @@ class CLIPViT(CLIPTower):
         return self.visual.grid_size
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Tokens after ``ln_pre``: (B, 3, T, H, W) -> (B, T, 1 + N, D).
+        """Return the tokens after ``ln_pre``: (B, 3, T, H, W) -> (B, T, 1 + N, D).
 
-        Images, (B, 3, H, W), are videos of one frame.
+        Images, (B, 3, H, W), count as videos of one frame.
 
         Raises:
-            ValueError: the frames are not of the size that the tower was built for.
+            ValueError: the frames do not have the size that the tower was built for.
         """
         self._check(inputs)
         if inputs.dim() == 4:
@@ -301,14 +302,14 @@ class CLIPViT(CLIPTower):
         if video.dim() not in (4, 5) or video.shape[1] != 3 or video.shape[2] < 1:
             raise ValueError(
                 f'got a video of shape {tuple(video.shape)}, expected (B, 3, T, H, W) '
-                f'with T >= 1, or images (B, 3, H, W); end a pipeline of videos with '
+                f'with T >= 1, or images (B, 3, H, W); end a video pipeline with '
                 f"FormatShape(input_format='NCTHW')"
             )
         if tuple(video.shape[-2:]) != size:
             raise ConfigError(
                 f'got frames of {tuple(video.shape[-2:])} pixels, {self.arch} was '
                 f'built for {size}; resize and crop to {size} in the pipeline, or '
-                f'choose an architecture of another image size'
+                f'choose an architecture with another image size'
             )
 
     def read(self, x: Tensor) -> Tensor:
@@ -316,7 +317,7 @@ class CLIPViT(CLIPTower):
         return x[..., :1, :]
 
     def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """Average the unit-norm projected CLS: (B, T, L, D) -> (B, E)."""
+        """Average the unit-norm projected CLS over frames: (B, T, L, D) -> (B, E)."""
         return F.normalize(self.project(x[:, :, 0]), dim=-1).mean(dim=1)
 
     def cls_attention(self, i: int, x: Tensor) -> Tensor:
@@ -355,14 +356,14 @@ class CLIPText(CLIPTower):
 
     @property
     def context_length(self) -> int:
-        """The largest number of tokens that a text may have."""
+        """The maximum number of tokens in a text."""
         return self.positional_embedding.shape[0]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokenise to the length of the longest text: K texts -> (K, L), int64.
 
-        Attention is causal and the embedding is read at the end token, so what would
-        follow it as padding changes nothing and is left out.
+        Attention is causal and the embedding is read at the end token, so padding after
+        the longest text would change nothing and is left out.
 
         Raises:
             ValueError: a text has more tokens than the tower has positions.
@@ -373,7 +374,7 @@ class CLIPText(CLIPTower):
             if len(tokens) > room:
                 raise ConfigError(
                     f'{text!r} has {len(tokens)} tokens, {self.arch} has room for '
-                    f'{room}; shorten the text or the template around it'
+                    f'{room}; shorten the text or its template'
                 )
         length = max(len(tokens) for tokens in ids) + 2
         return self.tokenizer(list(texts), context_length=length)
@@ -389,9 +390,9 @@ class CLIPText(CLIPTower):
         context: Optional[Tensor] = None,
         mask: Optional[Tensor] = None,
     ) -> Tensor:
-        """As every tower's, but causal where no mask says otherwise.
+        """Run the attention branch, causally unless a mask is given.
 
-        The queries stand at the end of a longer context.
+        In a longer context, the queries are its last tokens.
         """
         if mask is None:
             L, M = x.shape[-2], (x if context is None else context).shape[-2]
@@ -402,5 +403,5 @@ class CLIPText(CLIPTower):
         """Read the projected end token: (B, L, D) -> (B, E), not normalised."""
         # The end token has the largest id of CLIP's vocabulary.
         end = inputs.argmax(dim=-1)
-        # Not len(x), which export would take for a constant.
+        # Not len(x), which ONNX export would turn into a constant.
         return self.project(x[torch.arange(x.shape[0], device=x.device), end])

@@ -1,10 +1,10 @@
 """Token merging: fewer patches from block to block.
 
-"Token Merging: Your ViT But Faster", ICLR 2023, https://arxiv.org/abs/2210.09461: in
-every block the patches are dealt into two sets, and those of the first that resemble
-one of the second most are merged into it. Departures: likeness is the cosine of the
-tokens themselves, since a method's ``attend`` does not show its keys, and patches of
-different frames never merge.
+"Token Merging: Your ViT But Faster", ICLR 2023, https://arxiv.org/abs/2210.09461: every
+block splits the patches into two sets and merges those of the first set that are most
+similar to a patch of the second. There are two differences from the paper. Similarity
+is the cosine of the tokens themselves, since a method's ``attend`` does not expose its
+keys. Patches of different frames never merge.
 """
 
 from typing import Optional
@@ -17,13 +17,14 @@ __all__ = ['PatchMerger']
 
 
 class PatchMerger:
-    """Merge patches during one forward pass, whose state it holds.
+    """Merge patches; each instance holds the state of one forward pass.
 
     Args:
-        pairs: how many pairs of a frame are merged at a time, at least 1.
-        frames: frames of a sequence.
-        patches: patches of a frame that may merge: a sequence's last frames * patches
-            tokens. CLS, prompts and patches to be protected stand before them.
+        pairs: number of pairs per frame to merge at a time, at least 1.
+        frames: number of frames in a sequence.
+        patches: number of patches per frame that may merge. They are the last
+            frames * patches tokens of a sequence; CLS, prompts and protected patches
+            come before them.
     """
 
     def __init__(self, pairs: int, frames: int, patches: int) -> None:
@@ -31,19 +32,19 @@ class PatchMerger:
         self.frames = frames
         self.patches = patches
         self.sizes: Optional[Tensor] = None  # (..., frames, patches), once not all 1
-        self._last: Optional[tuple[Tensor, Tensor, Tensor]] = None  # of _match
+        self._last: Optional[tuple[Tensor, Tensor, Tensor]] = None  # result of _match
 
     def mask(self, mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
-        """Let attention weigh a token by the number of patches that it stands for.
+        """Weight each token in attention by the number of patches it represents.
 
         Args:
-            mask: that of ``attend``, bool, broadcasting to (..., L, L), or None.
+            mask: as in ``attend``: bool, broadcasting to (..., L, L), or None.
             x: tokens (..., L, D).
         Returns:
-            a mask to use instead, float or None.
+            the mask to use instead, float or None.
         """
         if mask is not None:
-            mask = mask[..., : x.shape[-2]]  # it hides no patches, which were merged
+            mask = mask[..., : x.shape[-2]]  # only patches merge, and it hides none
         if self.sizes is None:
             return mask
         weight = self.sizes.flatten(-2).log().to(x.dtype)
@@ -65,13 +66,13 @@ class PatchMerger:
         self._last = merged, kept, partner = _match(tokens, pairs)
         tokens = _merge(tokens, merged, kept, partner)
         self.sizes = _merge(sizes.unsqueeze(-1), merged, kept, partner).squeeze(-1)
-        # Not in place: under torch.jit.trace it is a tensor that the caller holds, too.
+        # Not in place: under torch.jit.trace the caller holds the same tensor.
         self.patches = self.patches - pairs
         tokens = (tokens / self.sizes.unsqueeze(-1)).flatten(-3, -2)
         return torch.cat([x[..., :rest, :], tokens], dim=-2)
 
     def spread(self, x: Tensor) -> Tensor:
-        """Undo the last merge: every patch gets a copy of the token it went into.
+        """Undo the last merge: every patch gets a copy of the token it merged into.
 
         (..., L - frames * pairs, D) -> (..., L, D).
         """
@@ -86,11 +87,12 @@ class PatchMerger:
 
 
 def _match(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose whom to merge with whom among (..., n, D).
+    """Choose which of the tokens (..., n, D) to merge.
 
     Returns:
-        those of the first set that merge and those that do not, and the place in the
-        second set of whom they merge with: (..., pairs), (..., others), (..., pairs).
+        indices of the first set's tokens that merge (..., pairs) and of those that do
+        not (..., others), and for the former their partners' indices in the second set
+        (..., pairs).
     """
     unit = F.normalize(tokens.detach(), dim=-1)
     likeness = unit[..., ::2, :] @ unit[..., 1::2, :].transpose(-2, -1)
@@ -101,7 +103,7 @@ def _match(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _merge(x: Tensor, merged: Tensor, kept: Tensor, partner: Tensor) -> Tensor:
-    """Add those of the first set to their partners: (..., n, D) -> (..., n', D)."""
+    """Add the merged tokens to their partners: (..., n, D) -> (..., n', D)."""
 
     def widen(index: Tensor) -> Tensor:
         return index.unsqueeze(-1).expand(*index.shape, x.shape[-1])
@@ -113,14 +115,14 @@ def _merge(x: Tensor, merged: Tensor, kept: Tensor, partner: Tensor) -> Tensor:
 
 
 def _places(merged: Tensor, kept: Tensor, partner: Tensor, n: int) -> Tensor:
-    """Tell where :func:`_merge` put each of n tokens: (..., n), int64."""
+    """Return the index where :func:`_merge` put each of n tokens: (..., n), int64."""
     k = kept.shape[-1]
     places = torch.arange(n, device=kept.device)
     first = torch.zeros_like(torch.cat([merged, kept], dim=-1))
     first = first.scatter(-1, kept, places[:k].expand_as(kept))
     first = first.scatter(-1, merged, k + partner)
     second = (k + places[: n // 2]).expand(*first.shape[:-1], -1)
-    # Tokens 0, 2, .. are the first set, 1, 3, .. the second.
+    # Tokens 0, 2, ... are the first set; 1, 3, ... are the second.
     return torch.cat([first, second], -1)[
         ..., places // 2 + places % 2 * ((n + 1) // 2)
     ]

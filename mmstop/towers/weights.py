@@ -1,7 +1,7 @@
-"""Architectures and weights: from names and files to a checked open_clip model.
+"""Build a checked open_clip model from the names or files of its parts.
 
-open_clip would interpolate positional embeddings, warn of a wrong activation and go on;
-each silently costs accuracy, so here they are errors that name the remedy.
+open_clip interpolates positional embeddings and only warns about a wrong activation.
+Both silently cost accuracy, so here they are errors that name the remedy.
 """
 
 import difflib
@@ -28,17 +28,17 @@ from .download import download
 __all__ = ['as_bytes', 'build_clip', 'checksum', 'resolve_arch']
 
 ASSETS = Path(__file__).parents[1] / 'assets'
-PACKAGED = 'mmstop'  # weights='mmstop': those that come with the package
-RANDOM_SEED = 0  # weights=None: the same random tower in every process and run
+PACKAGED = 'mmstop'  # weights='mmstop': the weights that ship with the package
+RANDOM_SEED = 0  # weights=None: every process and run gets the same random tower
 
 open_clip.add_model_config(ASSETS)
 
 
 def resolve_arch(arch: str) -> str:
-    """Return open_clip's name of an architecture, reading it from a file if need be.
+    """Return open_clip's name of an architecture, read from a JSON file if it is one.
 
     Raises:
-        ValueError: no such architecture.
+        ValueError: there is no such architecture.
         FileNotFoundError: ``arch`` ends in '.json' and there is no such file.
     """
     if arch.endswith('.json'):
@@ -56,16 +56,16 @@ def resolve_arch(arch: str) -> str:
 
 
 def build_clip(arch: str, weights: Optional[str]) -> nn.Module:
-    """Build open_clip's model of ``arch`` with ``weights`` in it, in float32.
+    """Build open_clip's model of ``arch`` and load ``weights`` into it, in float32.
 
     Args:
-        arch: open_clip's name, as from :func:`resolve_arch`.
+        arch: open_clip's name, as returned by :func:`resolve_arch`.
         weights: a tag, a file, 'mmstop' or None; see ``CLIPTower``.
 
     Raises:
-        ValueError: ``arch`` is no plain ViT with a plain text transformer, or the
-            weights are of another architecture, image size or activation, or those
-            of a tag cannot be fetched.
+        ValueError: ``arch`` is not a plain ViT with a plain text transformer; the
+            weights belong to another architecture, image size or activation; or the
+            weights of a tag cannot be downloaded.
         FileNotFoundError: ``weights`` is neither a tag of ``arch`` nor a file.
     """
     config = _plain_config(arch)
@@ -81,14 +81,15 @@ def build_clip(arch: str, weights: Optional[str]) -> nn.Module:
 
 
 def checksum(value: Tensor) -> int:
-    """Sum up a tensor's bytes, fast and well enough to see that it was changed."""
+    """Return a fast checksum of a tensor's bytes, good enough to detect a change."""
     return zlib.crc32(as_bytes(value))
 
 
 def as_bytes(value: Tensor) -> Any:
-    """Return the bytes of a tensor without a copy, if it lies on the CPU.
+    """Return the bytes of a tensor, without a copy if it is on the CPU.
 
-    On the device 'meta', where models are built to be counted, there are none.
+    On the 'meta' device, where models are built only to count parameters, there are
+    none.
     """
     if value.is_meta:
         return b''
@@ -96,7 +97,7 @@ def as_bytes(value: Tensor) -> Any:
 
 
 def _locate(arch: str, weights: Optional[str]) -> Optional[Path]:
-    """Find the file behind ``weights``, downloading what a tag names."""
+    """Find the file for ``weights``; download it if ``weights`` is a tag."""
     if weights is None:
         return None
     if weights == PACKAGED:
@@ -118,7 +119,7 @@ def _packaged(arch: str) -> Path:
     path = ASSETS / f'{arch}.safetensors'
     if not path.is_file():
         raise MissingFileError(
-            f'weights={PACKAGED!r} with arch={arch!r}: this package brings weights for '
+            f'weights={PACKAGED!r} with arch={arch!r}: this package has weights for '
             f'{sorted(p.stem for p in ASSETS.glob("*.safetensors"))} only; give a tag '
             f'or a file'
         )
@@ -126,19 +127,19 @@ def _packaged(arch: str) -> Path:
 
 
 def _check_activation(arch: str, quick_gelu: bool, what: str) -> None:
-    """Refuse weights that were trained with the other GELU than ``arch`` has."""
+    """Refuse weights that were trained with a different GELU from that of ``arch``."""
     if quick_gelu == bool(open_clip.get_model_config(arch).get('quick_gelu')):
         return
     twin = arch + '-quickgelu' if quick_gelu else arch.removesuffix('-quickgelu')
     raise ConfigError(
         f'{what} was trained with {"QuickGELU" if quick_gelu else "GELU"}, '
         f'arch={arch!r} has the other, which would silently cost accuracy; '
-        f'say arch={twin!r}'
+        f'set arch={twin!r}'
     )
 
 
-# What a tower's config may say; all else changes blocks or pooling in ways that
-# ``CLIPTower`` would not run as they were trained.
+# The keys allowed in a tower's config. Any other key changes blocks or pooling in ways
+# that ``CLIPTower`` does not implement.
 PLAIN = {
     'model': {'embed_dim', 'vision_cfg', 'text_cfg', 'quick_gelu'},
     'vision': {
@@ -155,9 +156,9 @@ PLAIN = {
 
 
 def _plain_config(arch: str) -> dict:
-    """Return open_clip's config of ``arch`` if it is a CLIP of plain transformers."""
+    """Return open_clip's config of ``arch`` if it is a CLIP with plain transformers."""
     config = open_clip.get_model_config(arch)
-    config['vision_cfg'].pop('patch_dropout', None)  # it would drop patches at random
+    config['vision_cfg'].pop('patch_dropout', None)  # it drops patches at random
     vision, text = config['vision_cfg'], config['text_cfg']
     odd = (
         (config.keys() - PLAIN['model'])
@@ -166,7 +167,7 @@ def _plain_config(arch: str) -> dict:
     )
     if odd or isinstance(vision['layers'], list):
         raise ConfigError(
-            f'arch={arch!r} is not a CLIP of plain transformers: its config has '
+            f'arch={arch!r} is not a CLIP with plain transformers: its config has '
             f'{sorted(odd) or "a ResNet"}; choose one such as ViT-B-32-quickgelu, '
             f'ViT-B-16-quickgelu or ViT-L-14-quickgelu'
         )
@@ -174,7 +175,7 @@ def _plain_config(arch: str) -> dict:
 
 
 def _check_fits(arch: str, path: Path, clip: nn.Module, state: dict) -> None:
-    """Compare keys and shapes; name the first that differ and the likely remedy."""
+    """Compare keys and shapes; report the first differences and the likely remedy."""
     if OPENAI_EXTRAS <= state.keys():
         _check_activation(arch, True, f"OpenAI's archive {path}")
     for key in OPENAI_EXTRAS:
@@ -210,11 +211,11 @@ def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
 
 
 def _suggest(given: dict[str, tuple]) -> str:
-    """Name the architectures whose video tower has the sizes of the file's."""
+    """Suggest the architectures whose video tower has the same sizes as the file's."""
     conv = given.get('visual.conv1.weight')
     position = given.get('visual.positional_embedding')
     if conv is None or position is None:
-        return 'It holds no CLIP with a ViT: give a file that open_clip or OpenAI made'
+        return 'It holds no CLIP with a ViT: give a file from open_clip or OpenAI'
     width, patch = conv[0], conv[-1]
     image = round((position[0] - 1) ** 0.5) * patch
     layers = sum(key.startswith('visual.') and key.endswith('ln_1.weight')
@@ -230,15 +231,15 @@ def _suggest(given: dict[str, tuple]) -> str:
     ]
     return (
         f'It holds a ViT of width {width}, {layers} layers, patches of {patch} and '
-        f'images of {image} pixels: say arch={" or ".join(names) or "of that size"}'
+        f'images of {image} pixels: set arch={" or ".join(names) or "of that size"}'
     )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Read a state dict without running anything that the file may contain.
+    """Read a state dict without running any code that the file may contain.
 
     Raises:
-        ValueError: the file is no weights file, or holds more than tensors.
+        ValueError: the file is not a weights file, or holds more than tensors.
     """
     state: Any
     try:
@@ -258,13 +259,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = state.get('state_dict', state)
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise ConfigError(
-            f'{path} holds something else than named tensors; save the state_dict of '
+            f'{path} holds something other than named tensors; save the state_dict of '
             f'the CLIP model'
         )
     return {key.removeprefix('module.'): value for key, value in state.items()}
 
 
-# Keys that only the TorchScript archives have in which OpenAI published CLIP.
+# Keys found only in the TorchScript archives that OpenAI published.
 OPENAI_EXTRAS = {'input_resolution', 'context_length', 'vocab_size'}
 
 
@@ -276,16 +277,17 @@ def _is_torchscript(path: Path) -> bool:
 
 
 class _Bag:
-    """Stands in for every module class that an archive names; holds attributes."""
+    """Stand-in for every module class that an archive names; it holds attributes."""
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
 
 
 class _TorchScriptUnpickler(pickle._Unpickler):  # type: ignore[misc]
-    """Rebuild an archive's tensors; classes become bags and no code is ever run.
+    """Rebuild an archive's tensors; classes become bags and no code is run.
 
-    It is Python's, since the one in C makes room for whatever memo number a file names.
+    It extends Python's unpickler, since the C one allocates memory for any memo index
+    that a file names.
     """
 
     ALLOWED = {
@@ -308,12 +310,12 @@ class _TorchScriptUnpickler(pickle._Unpickler):  # type: ignore[misc]
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f'it asks for {module}.{name}')
         found = self.ALLOWED[module, name]
-        # A partial of its own: a file may set attributes of what it was given.
+        # Return a new partial, since a file may set attributes on what it is given.
         return partial(found) if isinstance(found, FunctionType) else found
 
     def persistent_load(self, pid: tuple) -> torch.storage.TypedStorage:
         _, dtype, key, _, _ = pid
-        if key not in self._storages:  # an archive may refer to one often
+        if key not in self._storages:  # an archive may refer to one repeatedly
             data = bytearray(self._archive.read(f'{self._root}/data/{key}'))
             storage = torch.frombuffer(data, dtype=torch.uint8).untyped_storage()
             self._storages[key] = storage
@@ -334,11 +336,11 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
-    """Refuse data that would unfold to more than the file is; code is not read."""
+    """Refuse data that would unpack to more than the file's size; code is not read."""
     records = [r for r in archive.infolist() if '/code/' not in r.filename]
     unfolded = sum(record.file_size for record in records)
     if unfolded > size:
-        raise pickle.UnpicklingError(f'its {size:,} bytes unfold to {unfolded:,}')
+        raise pickle.UnpicklingError(f'its {size:,} bytes unpack to {unfolded:,}')
 
 
 def _tensors(bag: _Bag, prefix: str) -> list[tuple[str, Tensor]]:

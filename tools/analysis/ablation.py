@@ -1,4 +1,4 @@
-"""Make the paper's Table 4 for any STOP config: each prompter on and off, some seeds.
+"""Reproduce the paper's Table 4 for a STOP config: each prompter on and off.
 
     python tools/analysis/ablation.py configs/stop_moving_shapes.py
     python tools/analysis/ablation.py configs/stop_moving_shapes_retrieval.py \\
@@ -6,10 +6,10 @@
     python tools/analysis/ablation.py configs/stop_moving_shapes.py --rows both \\
         --vary num_spatial=2 num_spatial=12 depth=1 --json docs/ablations.json
 
-Every run is one of tools/train.py and one of tools/test.py with the checkpoint that
-scored best in validation. Finished runs are reused, unfinished ones resumed. With
-``--json`` all metrics of every run are added to a file as soon as it is done, which
-tools/analysis/ablation_report.py makes tables of.
+For every row and seed, tools/train.py trains a model, and tools/test.py tests its
+checkpoint with the best validation score. Finished runs are reused, unfinished ones
+resumed. With ``--json``, all metrics of a run are added to a file as soon as it is
+done; tools/analysis/ablation_report.py turns the file into tables.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Optional
 from mmstop.engine.checks import ConfigError
 
 TOOLS = Path(__file__).parents[1]
-ROWS = {  # name -> what differs from the config
+ROWS = {  # name -> changes to the config
     'neither': ('num_spatial=0', 'temporal_scale=0'),
     'spatial only': ('temporal_scale=0',),
     'temporal only': ('num_spatial=0',),
@@ -52,15 +52,15 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='a row more for each of these arguments of the backbone',
+        help='add a row for each of these arguments of the backbone',
     )
-    parser.add_argument('--json', type=Path, help='file to which results are added')
+    parser.add_argument('--json', type=Path, help='add the results to this file')
     add_run_arguments(parser, Path('work_dirs/ablation'))
     return parser.parse_args(argv)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: Path) -> None:
-    """Add what :func:`measure` reads."""
+    """Add the arguments that :func:`measure` uses."""
     add = parser.add_argument
     add('config')
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
@@ -71,7 +71,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, work_dir: Path) -> None:
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='change the config for testing alone, to test the same runs otherwise',
+        help='change the config for testing only, to test the same runs differently',
     )
     add('--work-dir', type=Path, default=work_dir)
 
@@ -96,7 +96,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             (row, seed): pool.submit(run_one, row, seed)
             for seed in args.seeds
             for row in rows
-            if row != 'neither' or seed == args.seeds[0]  # nothing random in it
+            if row != 'neither' or seed == args.seeds[0]  # it has no seed
         }
         results = {key: future.result() for key, future in futures.items()}
     print(f'| {args.config} | {args.metric}, mean | seeds {args.seeds} |')
@@ -118,7 +118,7 @@ def add_result(
     found.setdefault(name, {}).setdefault(row, {})[str(seed)] = {
         metric: round(value, 6)
         for metric, value in metrics.items()
-        if '/' in metric  # and not what it took to load data
+        if '/' in metric  # leave out the loading times
     }
     part = args.json.with_suffix('.part')
     part.write_text(json.dumps(found, indent=1, sort_keys=True) + '\n')
@@ -126,7 +126,7 @@ def add_result(
 
 
 def percent(metric: str) -> int:
-    """Return what makes a metric percent: MMAction2's accuracies are fractions."""
+    """Return the factor that turns a metric into percent; MMAction2 uses fractions."""
     return 100 if metric.startswith('acc/') else 1
 
 
@@ -140,13 +140,13 @@ def measure(
     """Train and test a variant with one seed; return the metrics on the test split.
 
     Args:
-        args: with what :func:`add_run_arguments` adds.
-        name: of the variant, for its folder.
-        options: KEY=VALUE, how the variant differs from the config.
-        trained: False where there is nothing to train.
+        args: arguments, including those of :func:`add_run_arguments`.
+        name: name of the variant, for its folder.
+        options: the variant's changes to the config, as KEY=VALUE.
+        trained: False if there is nothing to train.
 
     Raises:
-        ConfigError: the test gives no such metric.
+        ConfigError: the test does not report the metric.
         RuntimeError: training or testing failed.
     """
     work_dir = args.work_dir / Path(args.config).stem / f'{name}-seed{seed}'

@@ -1,4 +1,4 @@
-"""Measure what prompting costs beside open_clip's plain frozen tower.
+"""Measure the cost of prompting compared with open_clip's plain frozen tower.
 
     python tools/analysis/benchmark.py                          # ViT-B/32, built-ins
     python tools/analysis/benchmark.py configs/stop_ssv2.py --batch 2 --memory
@@ -6,16 +6,16 @@
         --out sweep.json --plot sweep.png
     python tools/analysis/benchmark.py sweep.json --plot sweep.png    # only draws
     python tools/analysis/benchmark.py --pipeline configs/stop_moving_shapes.py
-    python tools/analysis/benchmark.py --pipeline                  # videos of its own
+    python tools/analysis/benchmark.py --pipeline              # generated videos
 
 All contestants take turns in one process, on the same random videos and with random
-weights: speed depends on neither, but the number of STOP's temporal prompts does, and
-is reported. The training step is forward, backward and AdamW's step, of the video tower
-alone; a tower without anything to train passes the gradient to its input. Ratios are to
-open_clip's tower in the same round. --pipeline measures the data side by itself, and
-beside a config tells which of the two would wait for the other; on a CPU they compete
-for the same cores besides. Without a config it reads clips of H.264 videos that it
-makes.
+weights. Speed depends on neither, except through the number of STOP's temporal prompts,
+which is reported. A training step is the forward pass, the backward pass and AdamW's
+update of the video tower alone; a tower with nothing to train passes the gradient to
+its input. Ratios are relative to open_clip's tower in the same round. --pipeline
+measures data loading separately, and together with a config reports whether data or
+model would be the bottleneck. On a CPU, they also compete for the same cores. Without a
+config, --pipeline reads clips from generated H.264 videos.
 """
 
 import argparse
@@ -81,12 +81,12 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--warmup', type=int, default=2, help='rounds before those that count')
     add('--repeats', type=int, default=10, help='rounds that count')
     add('--memory', action='store_true', help='peaks; slow on the CPU, free on GPUs')
-    sweeps = 'frames=4,8,16, batch=1,4, arch=A,B; all three if none is named'
+    sweeps = 'frames=4,8,16, batch=1,4, arch=A,B; all three if none is given'
     add('--sweep', nargs='*', metavar='AXIS=VALUES', help=sweeps)
-    data = 'measure the data side of this config, or of none how clips are read'
+    data = "measure this config's data loading, or clip reading if none is given"
     add('--pipeline', nargs='?', const='', metavar='CONFIG', help=data)
-    add('--workers', nargs='+', type=int, default=[0, 1, 2], help='of the data side')
-    add('--num-videos', type=int, default=128, help='the data side loads a round')
+    add('--workers', nargs='+', type=int, default=[0, 1, 2], help='data workers')
+    add('--num-videos', type=int, default=128, help='videos to load per round')
     add('--out', type=Path, help='JSON to write')
     add('--plot', type=Path, help='picture of a sweep to write')
     return parser.parse_args(argv)
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     """Measure or read, print, write and draw.
 
     Raises:
-        ConfigError: an argument, a config or a file is at fault.
+        ConfigError: an argument, a config or a file is invalid.
     """
     if str(args.source).endswith('.json'):
         report = read_report(args.source)
@@ -140,15 +140,15 @@ def check_numbers(args: argparse.Namespace) -> None:
     if min(args.workers) < 0:
         raise ConfigError(f'--workers {min(args.workers)}: it must be at least 0')
     if args.device == 'cuda' and not torch.cuda.is_available():
-        raise ConfigError('--device cuda: PyTorch finds no GPU; say --device cpu')
+        raise ConfigError('--device cuda: PyTorch finds no GPU; use --device cpu')
     if args.memory and args.device == 'cpu' and sys.platform != 'linux':
         raise ConfigError('--memory on a CPU reads /proc, which only Linux has')
     if args.plot and args.sweep is None:
-        raise ConfigError('--plot draws a sweep; add --sweep, or name the JSON of one')
+        raise ConfigError('--plot draws a sweep; add --sweep, or give the JSON of one')
 
 
 def measure(args: argparse.Namespace, command: str) -> dict:
-    """Measure all that was asked for; print and write it as it comes."""
+    """Measure everything requested; print and write results as they come."""
     torch.set_num_threads(args.threads)
     report: dict = {'command': command, **environment(args), 'points': []}
     cfg = read_config(args.source, args.cfg_options) if args.source else None
@@ -159,7 +159,7 @@ def measure(args: argparse.Namespace, command: str) -> dict:
         point = measure_point(setups, args)
         report['points'].append({'axis': axis, **point})
         print(point_table(report['points'][-1], report), flush=True)
-        write_report(report, args.out)  # what is measured is not lost if the next fails
+        write_report(report, args.out)  # so that a later failure loses nothing
     if pipeline:
         report['pipeline'] = measure_pipeline(
             pipeline, args.workers, args.num_videos, args.repeats
@@ -206,12 +206,12 @@ def plan(args: argparse.Namespace, cfg: Optional[Config]) -> list[tuple]:
         for value in values
     ]
     for _, (first, *_) in points:
-        checked(resolve_arch, first.arch)  # now, not after hours
+        checked(resolve_arch, first.arch)  # fail now, not after hours
     return points
 
 
 def sizes(args: argparse.Namespace, cfg: Optional[Config]) -> dict:
-    """Say what the contestants share: what was asked for, or the config's, or ours."""
+    """Return the shared sizes: from the arguments, the config or the defaults."""
     frames, batch, arch = 12, 2 if args.sweep is None else 1, DEFAULT_ARCH
     if cfg is not None:
         backbone = (cfg.get('model') or {}).get('backbone')
@@ -250,13 +250,13 @@ def swept(given: Sequence[str]) -> dict[str, list]:
         axes[axis] = values.split(',') if values else SWEEPS[axis]
         if axis != 'arch':
             if not all(str(value).isdigit() and int(value) for value in axes[axis]):
-                raise ConfigError(f'--sweep {text}: give numbers from 1 on')
+                raise ConfigError(f'--sweep {text}: give numbers of at least 1')
             axes[axis] = [int(value) for value in axes[axis]]
     return axes
 
 
 def checked(function: Any, *arguments: Any) -> Any:
-    """Call what raises ValueError where the user is at fault."""
+    """Call a function whose ValueError means that the user made a mistake."""
     try:
         return function(*arguments)
     except (ValueError, FileNotFoundError) as error:
@@ -295,7 +295,7 @@ def memory(contestant: Contestant, args: argparse.Namespace) -> Optional[dict]:
 
 
 def training_speed(report: dict, source: Optional[str]) -> Optional[float]:
-    """Return the videos a second that the config's model trains, if measured."""
+    """Return the config's training speed in videos per second, if measured."""
     name = Path(source).stem if source else None
     for point in report['points']:
         if point['axis'] is None and name in point['contestants']:

@@ -1,6 +1,6 @@
-"""Count what a video tower costs on any machine: parameters, tokens, prompts, MACs.
+"""Count the machine-independent costs of a tower: parameters, tokens, prompts, MACs.
 
-The part of tools/analysis/benchmark.py that needs no clock.
+This is the part of tools/analysis/benchmark.py that needs no clock.
 """
 
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ from mmstop.towers import CLIPViT
 
 
 class Call(NamedTuple):
-    """One run of a block's attention."""
+    """One call of a block's attention."""
 
     sequences: int
     queries: int
     keys: int
-    hidden: int  # keys that no query may see, of all sequences
+    hidden: int  # keys masked for all queries, summed over sequences
 
 
 def describe(contestant: Contestant) -> dict:
-    """Count what does not depend on the machine."""
+    """Return all counts of a contestant."""
     model, setup = contestant.model.eval(), contestant.setup
     with attention_calls(model) as calls:
         contestant.forward()
@@ -49,9 +49,9 @@ def describe(contestant: Contestant) -> dict:
 
 
 def count_prompts(contestant: Contestant) -> Optional[list[float]]:
-    """Count the temporal prompts of each video; None where STOP has no part in it.
+    """Count the temporal prompts of each video; None without STOP.
 
-    Where several blocks have prompts of their own, this is their mean.
+    If several blocks have their own prompts, this is the mean over these blocks.
     """
     for module in contestant.model.modules():
         if isinstance(module, STOPCLIPViT):
@@ -61,10 +61,10 @@ def count_prompts(contestant: Contestant) -> Optional[list[float]]:
 
 
 def count_macs(contestant: Contestant) -> float:
-    """Count the multiplications of one forward: of matrices and convolutions.
+    """Count the multiply-adds of one forward pass, in matrices and convolutions.
 
-    Two kernels of the CPU would be missed: that of attention, whose formula PyTorch
-    has for GPUs only, and that which takes a whole nn.MultiheadAttention in inference.
+    PyTorch's counter would miss two CPU kernels: attention, for which it has a formula
+    only on GPUs, and the fused kernel for nn.MultiheadAttention in inference.
     """
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     formulas = {attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
@@ -108,7 +108,7 @@ def attention_calls(model: nn.Module) -> Iterator[list[Call]]:
 
     inner.attend = recorded
     yield calls
-    del inner.attend  # the class's own again
+    del inner.attend  # restore the class's method
 
 
 def _call(x: Tensor, context: Tensor, mask: Optional[Tensor]) -> Call:

@@ -1,15 +1,14 @@
-"""Measure an index of many videos: opening, searching, adding, memory.
+"""Measure an index of many videos: opening, searching, adding and memory.
 
     python tools/analysis/benchmark_index.py --rows 1000000 --out docs/index.json
     python tools/analysis/benchmark_index.py --rows 100000 --kinds lancedb usearch
 
-The embeddings are made up: unit vectors around ROWS / 200 centres, both with variances
-that fall as 1 / i, in some order, so that some directions count for much more than
-others, as with CLIP. Queries of
-the kind "video" are drawn as they are; those of the kind "text" have as much noise in
-all directions again, so that the best cosine is about 0.55. Every phase runs in a
-process of its own, and times are medians. LanceDB and usearch take part if they are
-installed (pip install lancedb usearch).
+The embeddings are synthetic: unit vectors around ROWS / 200 centres. As with CLIP, some
+directions matter much more than others: the variances of centres and noise fall as
+1 / i, in random order. Queries of kind "video" are drawn in the same way. Queries of
+kind "text" have the same amount of isotropic noise added, so that the best cosine is
+about 0.55. Every phase runs in its own process, and times are medians. --kinds can also
+measure LanceDB and usearch (pip install lancedb usearch).
 """
 
 import argparse
@@ -30,10 +29,10 @@ from mmstop.apis.index import ModelID, Source, VideoIndex
 
 TOPK = 10
 BATCH = 10_000  # rows that are written at a time
-ADDED = 1000  # rows that are added in the end
+ADDED = 1000  # rows that are added at the end
 QUERIES = 100
-REPEATS = 15  # exact searches, which take long
-NOISE = 0.8  # of a video around its centre
+REPEATS = 15  # number of exact searches, which are slow
+NOISE = 0.8  # scale of a video's noise around its centre
 ROWS_A_CENTRE = 200
 
 
@@ -63,7 +62,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-# --- What is compared: each writes, prepares, opens, searches and adds ---------------
+# --- Contestants: each writes, prepares, opens, searches and adds --------------------
 
 
 class Mmstop:
@@ -88,7 +87,7 @@ class Mmstop:
 
 
 class LanceDB:
-    """A table of LanceDB with its ``IVF_PQ``, refined by the rows themselves."""
+    """A LanceDB table with an ``IVF_PQ`` index, refined with the rows themselves."""
 
     def __init__(self, folder: Path) -> None:
         import lancedb
@@ -134,7 +133,7 @@ class LanceDB:
 
 
 class Usearch:
-    """An HNSW graph of usearch in one file, mapped when it is opened."""
+    """A usearch HNSW graph in one file, which is memory-mapped when opened."""
 
     def __init__(self, folder: Path) -> None:
         from usearch.index import Index
@@ -147,7 +146,7 @@ class Usearch:
 
     def add(self, start: int, rows: np.ndarray) -> None:
         """Add rows, numbered from ``start`` on."""
-        if self.path.exists():  # a mapped one cannot be added to
+        if self.path.exists():  # a mapped index cannot be extended
             self.index.load(str(self.path))
             self.path.unlink()
             self.add(start, rows)
@@ -156,7 +155,7 @@ class Usearch:
             self.index.add(np.arange(start, start + len(rows)), np.array(rows))
 
     def prepare(self) -> None:
-        """Write the file, which is written whole."""
+        """Write the whole file."""
         self.index.save(str(self.path))
 
     def search(self, query: np.ndarray, exact: bool) -> list[int]:
@@ -171,7 +170,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-# --- Phases, each in a process of its own --------------------------------------------
+# --- Phases, each in its own process -------------------------------------------------
 
 
 def alone(phase: Callable[..., dict], *args: Any) -> dict:
@@ -193,7 +192,7 @@ def write(kind: str, folder: Path, num: int) -> dict:
 
 
 def open_and_search(kind: str, folder: Path, exact: bool, cold: bool) -> dict:
-    """Open it and search once; ``cold``: when none of its files is in memory."""
+    """Open an index and search once; ``cold`` drops its files from memory first."""
     query = np.load(folder / 'queries.npz')['video'][0]
     if cold:
         for path in filter(Path.is_file, folder.rglob('*')):
@@ -205,7 +204,7 @@ def open_and_search(kind: str, folder: Path, exact: bool, cold: bool) -> dict:
 
 
 def search(kind: str, folder: Path, num: int) -> dict:
-    """Search exactly and approximately, in turns with one product of NumPy."""
+    """Search exactly and approximately, alternating with one NumPy product."""
     rows = np.load(folder / 'rows.npy', mmap_mode='r')[:num]
     queries = np.load(folder / 'queries.npz')
     before = memory()
@@ -231,7 +230,7 @@ def search(kind: str, folder: Path, num: int) -> dict:
 
 
 def add(kind: str, folder: Path, num: int) -> dict:
-    """Add some rows to what is prepared and find one of them."""
+    """Add some rows to a prepared index and search for one of them."""
     rows = np.load(folder / 'rows.npy', mmap_mode='r')[num:]
     index = KINDS[kind](folder)
     taken, _ = seconds(index.add, num, rows)
@@ -241,14 +240,14 @@ def add(kind: str, folder: Path, num: int) -> dict:
 
 
 def seconds(work: Callable, *args: Any) -> tuple[float, Any]:
-    """Time a call; return its result too."""
+    """Return the time that a call takes, and its result."""
     start = time.perf_counter()
     result = work(*args)
     return time.perf_counter() - start, result
 
 
 def memory() -> float:
-    """Return the memory of this process that is no mapped file, in MB."""
+    """Return the memory of this process, without mapped files, in MB."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith('RssAnon'):
             return int(line.split()[1]) / 1024
@@ -273,11 +272,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument('--rows', type=int, default=1_000_000)
     parser.add_argument('--width', type=int, default=512)
     parser.add_argument('--kinds', nargs='+', choices=list(KINDS), default=['mmstop'])
-    parser.add_argument('--folder', help='for some GB, which are deleted')
+    parser.add_argument('--folder', help='for some GB of temporary files')
     parser.add_argument('--out', type=Path, help='JSON to write')
     args = parser.parse_args(argv)
     if args.rows < ROWS_A_CENTRE:
-        parser.error(f'--rows {args.rows}: it is at least {ROWS_A_CENTRE}')
+        parser.error(f'--rows {args.rows}: it must be at least {ROWS_A_CENTRE}')
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     results: dict[str, Any] = {
         'rows': args.rows,

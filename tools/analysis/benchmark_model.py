@@ -1,7 +1,8 @@
 """Build video towers to compare with open_clip's, and measure their time and memory.
 
-The part of tools/analysis/benchmark.py that runs models. Run as a program, it prints
-the peak memory of one contestant, so that every peak has a process of its own:
+This is the part of tools/analysis/benchmark.py that runs models. As a program, it
+prints the peak memory of one contestant, so that each peak is measured in its own
+process:
 
     python tools/analysis/benchmark_model.py '{"name": "stop-joint", "arch": ...}'
 """
@@ -29,7 +30,7 @@ from mmstop.towers.weights import build_clip, resolve_arch
 
 REFERENCE = 'open_clip'
 DEFAULT_ARCH = 'ViT-B-32-quickgelu'
-# One line a contestant: a video tower's config, whose arch is filled in.
+# One entry per contestant: a video tower's config, without its arch.
 CONTESTANTS: dict[str, dict] = {
     REFERENCE: dict(type=REFERENCE),
     'clip': dict(type='CLIPViT'),
@@ -49,14 +50,14 @@ CONTESTANTS: dict[str, dict] = {
 }
 WORKS = ('forward', 'step')
 MB = 1e6
-PATIENCE = 5  # seconds after which a round is worth a message
-# Small allocations of the heap would stay with the process and hide a later peak.
+PATIENCE = 5  # seconds; print a message if a round takes longer
+# Otherwise the process keeps small freed allocations, which would hide a later peak.
 MALLOC = {'MALLOC_MMAP_THRESHOLD_': '65536', 'MALLOC_TRIM_THRESHOLD_': '65536'}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One contestant at one size of the problem; all of it can be JSON."""
+    """One contestant at one problem size; all fields can be written as JSON."""
 
     name: str
     backbone: dict
@@ -69,10 +70,10 @@ class Setup:
 
 
 class OpenCLIP(nn.Module):
-    """The frozen tower as open_clip runs it, all frames of the batch as images.
+    """The frozen tower as open_clip runs it, with all frames of the batch as images.
 
     (B, 3, T, H, W) -> (B, E), the mean of the frames' unit-norm embeddings. Weights
-    are random, as those of all contestants.
+    are random, as for all contestants.
     """
 
     def __init__(self, arch: str) -> None:
@@ -88,10 +89,10 @@ class OpenCLIP(nn.Module):
 
 
 class Contestant:
-    """A tower, the videos that it gets and its two works, forward and training step.
+    """A tower with its input videos and its two workloads, forward and training step.
 
-    The gradient goes to the trainable parameters. A tower without any passes it to the
-    videos: the least that training something below it would cost.
+    Gradients go to the trainable parameters. A tower without any passes the gradient to
+    the videos, which is the minimum cost of training something below it.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -100,8 +101,8 @@ class Contestant:
         self.model = build_tower(setup.backbone, setup.arch).to(self.device)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.video = noise(setup, self.model).requires_grad_(not self.trained)
-        # A learning rate of zero costs the same, and every round does the same work:
-        # with other parameters STOP would choose another number of prompts.
+        # A learning rate of zero costs the same, and keeps the work equal in all
+        # rounds. With other parameters, STOP would choose another number of prompts.
         self.optimizer = torch.optim.AdamW(self.trained or [self.video], lr=0.0)
 
     def prepare(self, work: str) -> None:
@@ -129,7 +130,7 @@ def build_tower(backbone: dict, arch: str) -> nn.Module:
     """Build a contestant's tower with random weights.
 
     Raises:
-        ValueError, FileNotFoundError: ``arch`` or ``backbone`` is at fault.
+        ValueError, FileNotFoundError: ``arch`` or ``backbone`` is invalid.
     """
     if backbone['type'] == REFERENCE:
         return OpenCLIP(arch)
@@ -138,12 +139,12 @@ def build_tower(backbone: dict, arch: str) -> nn.Module:
 
 
 def with_arch(backbone: dict, arch: Optional[str]) -> dict:
-    """Copy a tower's config; the CLIP inside is of ``arch``, with random weights.
+    """Copy a tower's config with ``arch`` and random weights for the CLIP inside.
 
-    Speed does not depend on the weights, and so nothing has to be downloaded.
+    Speed does not depend on the weights, so nothing has to be downloaded.
 
     Raises:
-        ValueError: ``backbone`` is no CLIP tower or method around one.
+        ValueError: ``backbone`` is neither a CLIP tower nor a method around one.
     """
     cls = MODELS.get(backbone.get('type', ''))
     if isinstance(cls, type) and issubclass(cls, TunedTower):
@@ -153,7 +154,7 @@ def with_arch(backbone: dict, arch: Optional[str]) -> dict:
         return dict(backbone, weights=None, **({'arch': arch} if arch else {}))
     raise ValueError(
         f'backbone of type {backbone.get("type")!r} is neither a CLIP tower nor a '
-        f'method around one; choose a config whose model.backbone is, such as '
+        f'method around one; choose a config whose model.backbone is one, such as '
         f'configs/stop_ssv2.py'
     )
 
@@ -183,9 +184,9 @@ def time_rounds(
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, list[float]]]:
-    """Time every work of every contestant once a round: {name: {work: seconds}}.
+    """Time each workload of each contestant once per round: {name: {work: seconds}}.
 
-    What slows the machine down for a while slows all contestants down alike.
+    So if the machine is slower for a while, it affects all contestants equally.
     """
     times: dict = {name: {work: [] for work in WORKS} for name in contestants}
     begin = clock()
@@ -212,7 +213,7 @@ def _wait() -> None:
 
 
 def summarise(seconds: list[float], reference: list[float], batch: int) -> dict:
-    """Median, quartiles, speed and ratio; a ratio compares works of the same round."""
+    """Compute median, quartiles, speed and the ratio to the reference, by round."""
     low, median, high = np.percentile(seconds, [25, 50, 75]).tolist()
     return {
         'median_ms': 1e3 * median,
@@ -228,7 +229,7 @@ def rounds_of(
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Time some works in turns: {name: seconds of each round}."""
+    """Time some workloads in turns: {name: seconds of each round}."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
@@ -242,10 +243,10 @@ def rounds_of(
 
 
 def peak_memory(contestant: Contestant) -> dict[str, float]:
-    """Measure by how many MB each work raises the memory, for a moment.
+    """Measure the peak memory in MB that each workload adds.
 
-    Weights and videos are there before. The first step, which is measured, makes the
-    optimizer's state as well as activations and gradients.
+    Weights and videos are allocated before. The measured step is the first one, so it
+    includes the optimizer's state as well as activations and gradients.
     """
     contestant.prepare('forward')
     contestant.forward()  # loads the kernels
@@ -257,10 +258,10 @@ def peak_memory(contestant: Contestant) -> dict[str, float]:
 
 
 def peak_of(work: Callable[[], Any], device: torch.device) -> int:
-    """Return the bytes by which ``work`` raises the memory.
+    """Return the peak memory in bytes that ``work`` adds.
 
-    On the CPU this is Linux's high-water mark of the resident memory, which unlike
-    that of ``getrusage`` can be reset after the model was built.
+    On the CPU this is Linux's high-water mark of the resident memory. Unlike the one of
+    ``getrusage``, it can be reset after the model is built.
     """
     gc.collect()
     if device.type == 'cuda':
@@ -269,7 +270,7 @@ def peak_of(work: Callable[[], Any], device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    # What the C library keeps of freed memory would hide what is taken anew.
+    # Freed memory that the C library keeps would hide new allocations.
     ctypes.CDLL(None).malloc_trim(0)
     Path('/proc/self/clear_refs').write_text('5')
     before = _resident('VmRSS')
@@ -284,7 +285,7 @@ def _resident(key: str) -> int:
 
 
 def peak_memory_elsewhere(setup: Setup) -> dict[str, float]:
-    """Measure :func:`peak_memory` in a process of its own."""
+    """Measure :func:`peak_memory` in a separate process."""
     command = [sys.executable, __file__, json.dumps(asdict(setup))]
     environment = {**os.environ, **MALLOC}
     result = subprocess.run(

@@ -1,6 +1,6 @@
-"""Measure how many videos a second a config's training data come in.
+"""Measure how many videos per second a config's training pipeline loads.
 
-The part of tools/analysis/benchmark.py that decodes videos and runs no model.
+This is the part of tools/analysis/benchmark.py that decodes videos and runs no model.
 """
 
 import itertools
@@ -25,16 +25,16 @@ AS_CONFIGURED = 'as configured'
 def measure_pipeline(
     cfg: Config, workers: Sequence[int], num_videos: int, repeats: int
 ) -> dict:
-    """Measure the training data by decoder and by number of worker processes.
+    """Measure data loading by decoder and number of worker processes.
 
     Args:
-        cfg: with a ``train_dataloader``.
+        cfg: config with a ``train_dataloader``.
         workers: numbers of worker processes; 0 loads in the main process.
-        num_videos: how many to load, at least, in each measurement.
+        num_videos: minimum number of videos to load in each measurement.
         repeats: rounds in which all combinations take turns.
 
     Raises:
-        ConfigError: there are no training data.
+        ConfigError: there is no training data.
     """
     loader = cfg.get('train_dataloader')
     if loader is None:
@@ -51,7 +51,7 @@ def measure_pipeline(
         for (decoder, n), config in loaders.items():
             data = Runner.build_dataloader(config, seed=0)
             if len(data) == 0:
-                raise ConfigError(f'{cfg.filename}: the training data fill no batch')
+                raise ConfigError(f'{cfg.filename}: the training data fills no batch')
             rates[decoder, n].append(throughput(data, num_videos, skip=max(1, n)))
     rows = [
         {
@@ -66,9 +66,9 @@ def measure_pipeline(
 
 
 def by_decoder(dataset: dict) -> dict[str, Any]:
-    """Give the data set every decoder in turn: {name: config of the data set}.
+    """Return the dataset's config with each decoder: {name: config of the dataset}.
 
-    A data set that is read otherwise, e.g. as extracted frames, stays as it is.
+    A dataset that is not decoded from videos, e.g. raw frames, stays as it is.
     """
     copies = {name: redecode(dataset, name) for name in DECODERS}
     if all(copy == dataset for copy in copies.values()):
@@ -77,7 +77,7 @@ def by_decoder(dataset: dict) -> dict[str, Any]:
 
 
 def redecode(node: Any, decoder: str) -> Any:
-    """Copy a config with a decoder of ``CheckedDecordInit`` wherever it decodes."""
+    """Copy a config, and set a decoder of ``CheckedDecordInit`` wherever it decodes."""
     if isinstance(node, (list, tuple)):
         return type(node)(redecode(child, decoder) for child in node)
     if not isinstance(node, dict):
@@ -91,12 +91,12 @@ def redecode(node: Any, decoder: str) -> Any:
 
 
 def _keep(node: dict, kind: str, shared: str) -> dict:
-    """Name another transform, with the one argument that all decoders share."""
+    """Replace a transform and keep the one argument that all decoders share."""
     return dict(type=kind, **({shared: node[shared]} if shared in node else {}))
 
 
 def with_workers(loader: dict, n: int) -> dict:
-    # Without persistence, a small data set would mostly start workers.
+    # Without persistent workers, a small dataset would spend its time starting them.
     changed = dict(loader, num_workers=n, persistent_workers=n > 0)
     if n == 0:
         changed.pop('prefetch_factor', None)
@@ -110,9 +110,9 @@ def throughput(
     skip: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Load videos as fast as they come, epoch after epoch: videos a second.
+    """Load videos as fast as possible, epoch after epoch: videos per second.
 
-    The first batches, which the workers make while others still start, do not count.
+    The first batches do not count, since other workers are still starting.
     """
     batches = (batch for _ in itertools.count() for batch in data)
     for _ in range(skip):

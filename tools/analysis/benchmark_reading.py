@@ -1,6 +1,6 @@
-"""Measure how long it takes to read a clip out of a video, by decoder.
+"""Measure how long each decoder takes to read a clip from a video.
 
-The part of tools/analysis/benchmark.py that makes its own videos.
+This is the part of tools/analysis/benchmark.py that generates its own videos.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ CLIPS = (12, 64)  # frames
 
 
 class Made(NamedTuple):
-    """A video of H.264 in MP4 at 25 frames a second, as x264 makes it by itself."""
+    """An H.264 video in MP4 at 25 frames per second, with x264's defaults."""
 
     name: str
     seconds: int
@@ -36,8 +36,8 @@ def measure_reading(repeats: int) -> list[dict]:
     Args:
         repeats: rounds that count.
     Returns:
-        a row for each video and clip: the median of a decoder's milliseconds, and of
-        the ratio to decord within a round.
+        a row for each video and clip: each decoder's median time in milliseconds, and
+        the median ratio to decord within a round.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def time_decoders(path: str, frames: int, repeats: int) -> dict[str, list[float]
     """Time opening a video and decoding frames spread evenly over it, in seconds.
 
     Raises:
-        RuntimeError: a decoder gives other frames.
+        RuntimeError: the decoders give different frames.
     """
 
     def clip(decoder: str) -> np.ndarray:
@@ -71,13 +71,13 @@ def time_decoders(path: str, frames: int, repeats: int) -> dict[str, list[float]
         chosen = np.linspace(0, len(reader) - 1, frames).astype(int)
         return reader.get_batch(chosen).asnumpy()
 
-    if not np.array_equal(clip(EXACT), clip(REFERENCE)):  # which warms up as well
-        raise RuntimeError(f'{EXACT} and {REFERENCE} give other frames of {path}')
+    if not np.array_equal(clip(EXACT), clip(REFERENCE)):  # also warms up
+        raise RuntimeError(f'{EXACT} and {REFERENCE} give different frames of {path}')
     return rounds_of({d: lambda d=d: clip(d) for d in DECODERS}, repeats)
 
 
 def write(video: Made, folder: Path) -> str:
-    """Write a picture that a camera pans over, with some noise; return its path."""
+    """Write a video of a noisy picture that a camera pans over; return its path."""
     rng, path = np.random.default_rng(0), str(folder / f'{video.seconds}.mp4')
     coarse = rng.integers(0, 255, (video.height // 8 + 40, video.width // 8 + 40, 3))
     scene = cv2.resize(coarse.astype(np.uint8), None, fx=8, fy=8)
@@ -99,7 +99,7 @@ def write(video: Made, folder: Path) -> str:
 
 
 def reading_table(rows: list[dict]) -> str:
-    """Format what was measured."""
+    """Format the measurements."""
     lines = ['', f'video              frames   {EXACT} ms   {REFERENCE} ms   ratio']
     for row in rows:
         exact, reference = (f'{row["ms"][d]:.1f}' for d in DECODERS)

@@ -1,4 +1,4 @@
-"""Keep and show what tools/analysis/benchmark.py measured: JSON, tables, a picture."""
+"""Save and show the results of tools/analysis/benchmark.py: JSON, tables and a plot."""
 
 import argparse
 import json
@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 import mmstop
 from mmstop.engine.checks import ConfigError
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers differ too.
+# Okabe and Ito's palette for colour-blind readers; markers differ too.
 COLOURS = ['#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9']
 MARKERS = 'osD^vPX'
-LABELS = {'frames': 'frames', 'batch': 'videos a batch', 'arch': 'architecture'}
+LABELS = {'frames': 'frames', 'batch': 'videos per batch', 'arch': 'architecture'}
 TITLES = {'forward': 'forward', 'step': 'training step'}
 
 
@@ -29,8 +29,8 @@ def read_report(path: str) -> dict:
         return {**report, 'points': report['points']}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f'{path} was not written by this tool with --out; an architecture goes to '
-            f'--arch'
+            f'{path} was not written by this tool with --out; give an architecture '
+            f'with --arch'
         ) from error
 
 
@@ -41,7 +41,7 @@ def write_report(report: dict, path: Optional[Path]) -> None:
 
 
 def environment(args: argparse.Namespace) -> dict:
-    """Tell where and how the figures were measured."""
+    """Return where and how the results were measured."""
     cpu = platform.processor()
     if Path('/proc/cpuinfo').is_file():
         lines = Path('/proc/cpuinfo').read_text().splitlines()
@@ -62,7 +62,7 @@ def environment(args: argparse.Namespace) -> dict:
 
 
 def point_table(point: dict, report: dict) -> str:
-    """Format a point: what it took, then what it was."""
+    """Format a point: times first, then sizes."""
     machine, settings = report['machine'], report['settings']
     contestants = point['contestants']
     width = max(map(len, contestants))
@@ -106,7 +106,7 @@ def _size(result: dict) -> str:
 
 
 def pipeline_table(pipeline: dict) -> str:
-    """Format the data side, beside what the model needs if that was measured."""
+    """Format data loading, compared with the model's speed if that was measured."""
     needed: Optional[float] = pipeline['needed']
     lines = [
         '',
@@ -135,7 +135,7 @@ def plot(report: dict) -> Figure:
     """Draw a row for every swept axis: forward, training step, and their ratios.
 
     Args:
-        report: what ``benchmark.py --sweep --out`` wrote.
+        report: output of ``benchmark.py --sweep --out``.
 
     Raises:
         ConfigError: the report holds no sweep.
@@ -188,7 +188,7 @@ def draw_ratios(panel: Any, points: list[dict], axis: str) -> None:
 
 
 def _places(points: list[dict], axis: str) -> list:
-    """Numbers stand where they are, names beside each other."""
+    """Return x positions: numbers to scale, names side by side."""
     return list(range(len(points))) if axis == 'arch' else [p[axis] for p in points]
 
 

@@ -1,15 +1,15 @@
-"""Measure what ranking costs beside sorting, which is how MMAction2 ranks.
+"""Measure the cost of ranking, compared with sorting, which MMAction2 uses.
 
     python tools/analysis/benchmark_retrieval.py                      # as many as fit
     python tools/analysis/benchmark_retrieval.py --videos 10000 --only mmstop
 
-Contestants take turns in one process, on the same features, and tell their peak memory
-from processes of their own. ``mmstop`` ranks in both directions; the others rank
+Contestants take turns in one process, on the same features. Their peak memory is
+measured in separate processes. ``mmstop`` ranks in both directions; the others rank
 videos by captions only:
 
 - ``RetrievalMetric`` is MMAction2's. Its items are pairs, so a video with six captions
-  is there six times, and the matrix has as many columns as there are captions.
-- ``sorted matrix`` sorts one of captions by videos in the same way.
+  occurs six times, and the matrix has as many columns as there are captions.
+- ``sorted matrix`` sorts a matrix of captions by videos in the same way.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from mmengine.logging import MMLogger
 
 from mmstop.evaluation import VideoTextRetrieval
 
-NOISE = 6.0  # norm beside the video's 1, which gives a recall at 1 of about a half
-MATRICES = 5  # of floats that sorting holds at its peak
+NOISE = 6.0  # norm relative to the video's; it gives a recall at 1 of about a half
+MATRICES = 5  # float matrices that sorting holds at its peak
 Results = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -39,9 +39,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--videos', type=int, help='as many as all contestants have memory for')
-    add('--captions', type=int, default=6, help='of each video')
-    add('--width', type=int, default=512, help='of the features')
+    add('--videos', type=int, help='default: as many as fit into memory')
+    add('--captions', type=int, default=6, help='captions per video')
+    add('--width', type=int, default=512, help='width of the features')
     add('--only', nargs='+', choices=list(CONTESTANTS), default=list(CONTESTANTS))
     add('--threads', type=int, default=torch.get_num_threads())
     add('--repeats', type=int, default=3, help='rounds')
@@ -51,14 +51,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     for name in ('videos', 'captions', 'width', 'threads', 'repeats'):
         value = getattr(args, name)
         if value is not None and value < 1:
-            parser.error(f'--{name} {value}: it is at least 1')
+            parser.error(f'--{name} {value}: it must be at least 1')
     if args.videos is None:
         args.videos = most_videos(args.captions)
     return args
 
 
 def most_videos(captions: int) -> int:
-    """Choose how many videos leave MMAction2's metric half of the free memory."""
+    """Return how many videos let MMAction2's metric use half of the free memory."""
     free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     pairs = (free / 2 / MATRICES / 4) ** 0.5
     return max(1, min(10_000, int(pairs) // captions))
@@ -116,7 +116,7 @@ CONTESTANTS = {
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Rank once for the recall, then by the clock, then for the peak of the memory."""
+    """Rank once for the recall, then for the time, then for the peak memory."""
     results = draw(args.videos, args.captions, args.width)
     works = {name: CONTESTANTS[name](results) for name in args.only}
     recalls = {name: recall(work()) for name, work in works.items()}
@@ -142,7 +142,7 @@ def recall(found: dict) -> float:
 
 
 def peak_elsewhere(name: str, args: argparse.Namespace) -> float:
-    """Run one contestant in a process of its own, above what its features take."""
+    """Measure one contestant's peak in a separate process, without its features."""
     numbers = [f'--{k}={getattr(args, k)}' for k in ('videos', 'captions', 'width')]
     command = [sys.executable, __file__, *numbers, f'--threads={args.threads}']
     done = subprocess.run(

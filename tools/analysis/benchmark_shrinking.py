@@ -1,9 +1,10 @@
-"""Measure how much faster training data come in once the videos are small.
+"""Measure how much faster training data loads from shrunk videos.
 
     python tools/analysis/benchmark_shrinking.py --workers 0 1 2
 
-makes videos of ten seconds at 640 x 360, shrinks them with tools/data/shrink_videos.py
-and loads both through the training pipeline of configs/stop_msrvtt.py, without a model.
+generates videos of ten seconds at 640 x 360, shrinks them with
+tools/data/shrink_videos.py and loads both through the training pipeline of
+configs/stop_msrvtt.py, without a model.
 """
 
 import argparse
@@ -30,15 +31,15 @@ def main(argv: Optional[Sequence[str]] = None, video: Made = VIDEO) -> list[dict
     """Measure, print, and return a row for each folder, decoder and number of workers.
 
     Args:
-        argv: arguments of the command.
-        video: what to make.
+        argv: command-line arguments.
+        video: the kind of video to generate.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add('--workers', nargs='+', type=int, default=[0, 1, 2])
-    add('--videos', type=int, default=16, help='how many to make (%(default)s)')
+    add('--videos', type=int, default=16, help='number of videos (%(default)s)')
     add('--repeats', type=int, default=3, help='rounds that count (%(default)s)')
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +85,7 @@ def measure(root: Path, folder: str, name: str, args: argparse.Namespace) -> lis
 
 
 def table(rows: list[dict]) -> str:
-    """Format what was measured, beside the whole videos of the same row."""
+    """Format the measurements, with the speed-up over the whole videos."""
     whole = {
         (row['decoder'], row['workers']): row['videos_per_s']
         for row in rows

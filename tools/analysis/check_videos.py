@@ -1,10 +1,11 @@
-"""Try every video of a config's data sets and list those that cannot be used.
+"""Check every video of a config's datasets and list those that cannot be used.
 
     python tools/analysis/check_videos.py CONFIG --out bad.txt --write-clean
 
-A line of --out is a video, its annotation file, its line or key in it and the cause,
-between tabulators. Videos are decoded in processes of their own, which may hang or
-crash. The exit status is 1 if there are bad videos and 2 if nothing could be tried.
+Each line of --out has a video, its annotation file, its line or key there and the
+cause, separated by tabs. Videos are decoded in separate processes, so a decoder may
+hang or crash. The exit status is 1 if there are bad videos and 2 if nothing could be
+checked.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import NamedTuple, Optional
 from mmengine.config import Config
 from tqdm import tqdm
 
-import mmstop  # noqa: F401  (patches dependencies and registers the parts)
+import mmstop  # noqa: F401  (patches dependencies and registers modules)
 from mmstop.datasets import AnnotationError, load_captions
 from mmstop.datasets.sandbox import try_videos
 from mmstop.engine.checks import ConfigError, load_config
@@ -45,21 +46,21 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         nargs='+',
         choices=['train', 'val', 'test'],
         default=['train', 'val', 'test'],
-        help='whose videos to try (default: all)',
+        help='splits to check (default: all)',
     )
-    add('--workers', type=int, default=os.cpu_count(), help='processes that decode')
+    add('--workers', type=int, default=os.cpu_count(), help='decoding processes')
     add('--timeout', type=float, default=300, help='seconds that a video may take')
     add(
         '--decode',
         choices=['full', 'sample'],
         default='sample',
-        help='all frames, strictly, or twelve of a video (default)',
+        help='all frames, strictly, or twelve per video (default)',
     )
-    add('--out', type=Path, metavar='FILE', help='write the bad videos into this file')
+    add('--out', type=Path, metavar='FILE', help='write the bad videos to this file')
     add(
         '--write-clean',
         action='store_true',
-        help='write annotation files without the bad videos: x_clean.txt beside x.txt',
+        help='write annotation files without the bad videos: x_clean.txt for x.txt',
     )
     add(
         '--rawframes',
@@ -75,7 +76,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if args.workers < 1:
-        parser.error(f'--workers {args.workers}: it is at least 1')
+        parser.error(f'--workers {args.workers}: it must be at least 1')
     return args
 
 
@@ -83,7 +84,7 @@ def read_lists(cfg: Config, splits: Sequence[str]) -> dict[Path, list[Listed]]:
     """Read the annotation files of the splits, each once.
 
     Raises:
-        AnnotationError: a file is at fault.
+        AnnotationError: a file is invalid.
         ConfigError: a file or a folder is missing, or there is nothing to read.
     """
     lists: dict[Path, list[Listed]] = {}
@@ -105,7 +106,7 @@ def read_lists(cfg: Config, splits: Sequence[str]) -> dict[Path, list[Listed]]:
 def find_bad(
     lists: dict[Path, list[Listed]], full: bool, workers: int, timeout: float
 ) -> dict[Path, list[Bad]]:
-    """Try all videos, those in several lists once: the bad ones of each list."""
+    """Check all videos, each once, and return the bad ones of each list."""
     distinct = {v.path: v for videos in lists.values() for v in videos}
     check = partial(Listed.check, full=full)
     faults = try_videos(check, [*distinct.values()], workers, timeout)

@@ -1,11 +1,11 @@
-"""Show which classes a model takes for which.
+"""Show which classes a model confuses.
 
     python tools/test.py CONFIG CHECKPOINT --dump work_dirs/predictions.pkl
     python tools/analysis/confusion.py CONFIG work_dirs/predictions.pkl \\
         --out-dir work_dirs/confusion
 
-writes ``confusion.png``, every row in percent of the class's videos, and
-``per_class.csv``, the worst class first, and prints the pairs confused most often.
+writes ``confusion.png``, with every row in percent of the class's videos, and
+``per_class.csv``, with the worst class first, and prints the most confused pairs.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from mmstop.datasets.classes import load_classes
 from mmstop.engine.checks import ConfigError, load_config
 from mmstop.engine.options import KeyValues
 
-FEW = 20  # classes, up to which there is room for numbers
-ROOMY, NARROW = 0.5, 0.16  # inches a class, for few and for many
+FEW = 20  # up to this many classes, there is room for numbers
+ROOMY, NARROW = 0.5, 0.16  # inches per class, for few and for many
 COLUMNS = ['class', 'label', 'videos', 'correct', 'accuracy', 'mostly_taken_for']
 
 
@@ -39,11 +39,11 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('config', help='of a recognizer; names the classes')
-    add('predictions', help='what tools/test.py --dump wrote')
+    add('config', help='config of a recognizer, for the class names')
+    add('predictions', help='output of tools/test.py --dump')
     add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE')
     add('--out-dir', type=Path, default=Path('work_dirs/confusion'))
-    add('--topk', type=int, default=10, help='how many pairs to print')
+    add('--topk', type=int, default=10, help='number of pairs to print')
     return parser.parse_args(argv)
 
 
@@ -68,7 +68,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def read_matrix(path: str) -> np.ndarray:
-    """Count predictions: (K, K) int64, one row a true class.
+    """Count predictions: (K, K) int64, one row per true class.
 
     Raises:
         ConfigError: the file does not hold the predictions of a recognizer.
@@ -76,7 +76,8 @@ def read_matrix(path: str) -> np.ndarray:
     if not Path(path).is_file():
         raise ConfigError(f'predictions {path!r}: there is no such file')
     remedy = (
-        'give what tools/test.py --dump wrote for a recognizer of one label a video'
+        'give the output of tools/test.py --dump for a recognizer with one label per '
+        'video'
     )
     try:
         samples: Any = mmengine.load(path)
@@ -97,24 +98,24 @@ def read_matrix(path: str) -> np.ndarray:
 
 
 def class_names(cfg: Config, path: str, K: int) -> list[str]:
-    """Return the classes that the config's head names, or else their labels."""
+    """Return the class names of the config's head, or labels if it has none."""
     head = (cfg.get('model') or {}).get('cls_head') or {}
     if 'classes' not in head:
         return [str(label) for label in range(K)]
     names = load_classes(head['classes'])
     if len(names) != K:
         raise ConfigError(
-            f'the predictions are of {K} classes, {path} has {len(names)}; give the '
+            f'the predictions have {K} classes, {path} has {len(names)}; give the '
             f'config that was tested'
         )
     return names
 
 
-# --- Telling ------------------------------------------------------------------------
+# --- Writing ------------------------------------------------------------------------
 
 
 def write_classes(path: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
-    """Write a line a class, worst first; those without videos have no accuracy."""
+    """Write a line per class, worst first; classes without videos have no accuracy."""
     videos, correct = matrix.sum(1), matrix.diagonal()
     accuracy = correct / np.maximum(videos, 1)
     wrong = without_diagonal(matrix)
@@ -146,9 +147,9 @@ def without_diagonal(matrix: np.ndarray) -> np.ndarray:
 
 
 def plot(matrix: np.ndarray, names: Sequence[str]) -> Figure:
-    """Draw (K, K) counts in percent of their row, as large as the names need.
+    """Draw (K, K) counts in percent of their row, large enough for the names.
 
-    MMAction2's own drawing has one size for any number of classes.
+    MMAction2's own plot has a fixed size for any number of classes.
     """
     K = len(names)
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

@@ -1,4 +1,4 @@
-"""Draw which test videos some captions find.
+"""Draw the test videos that some captions retrieve.
 
 python tools/analysis/draw_retrieval.py CONFIG CHECKPOINT --out work_dirs/retrieval.png
 """
@@ -21,16 +21,16 @@ from mmstop.apis.building import build_model, fill_in
 from mmstop.engine.checks import load_config
 from mmstop.visualization import Found, Query, plot_rankings
 
-NUM_FRAMES = 4  # of a video in the picture
+NUM_FRAMES = 4  # frames of a video in the picture
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', help='of a retrieval model')
-    parser.add_argument('checkpoint', nargs='?', help='none for a zero-shot model')
+    parser.add_argument('config', help='config of a retrieval model')
+    parser.add_argument('checkpoint', nargs='?', help='omit it for a zero-shot model')
     parser.add_argument('--out', default='work_dirs/retrieval.png', help='PNG to write')
-    parser.add_argument('--num', type=int, default=4, help='how many captions')
-    parser.add_argument('--topk', type=int, default=4, help='videos a caption')
+    parser.add_argument('--num', type=int, default=4, help='number of captions')
+    parser.add_argument('--topk', type=int, default=4, help='videos per caption')
     return parser.parse_args(argv)
 
 
@@ -52,7 +52,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 @torch.no_grad()
 def embed(model: nn.Module, loader: DataLoader) -> tuple[Tensor, list[Tensor]]:
-    """Embed a test set: videos (videos, E), and for each its captions (k, E)."""
+    """Embed a test set: videos (videos, E), and the captions (k, E) of each."""
     features = [s.features for batch in loader for s in model.test_step(batch)]
     videos = torch.stack([f.video_feature for f in features])
     return videos, [f.text_feature.reshape(-1, videos.shape[1]) for f in features]

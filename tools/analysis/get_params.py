@@ -1,10 +1,10 @@
-"""Count the parameters of any config's model: the paper's column Params.
+"""Count the parameters of a config's model, as in the paper's column Params.
 
     python tools/analysis/get_params.py configs/stop_ssv2.py
     python tools/analysis/get_params.py configs/stop_ssv2.py --json params.json
 
-Nothing is downloaded and no weights are held in memory. The checkpoint is one of the
-weights alone, as the config's checkpoint hook saves it, without optimizer state.
+Nothing is downloaded and no weights are held in memory. The checkpoint size is that of
+the weights which the config's checkpoint hook saves, without optimizer state.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add = parser.add_argument
     add('config')
     add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE')
-    add('--json', type=Path, metavar='FILE', help='write the counts as JSON, too')
+    add('--json', type=Path, metavar='FILE', help='also write the counts as JSON')
     return parser.parse_args(argv)
 
 
@@ -60,12 +60,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def build(cfg: Config) -> nn.Module:
-    """Build a model of sizes only."""
+    """Build a model without values, only with sizes."""
 
     def without_weights(arch: str, weights: Optional[str]) -> nn.Module:
         return build_clip(arch, None)
 
-    # Not by a change of the config: weights may also be a method's default.
+    # Changing the config is not enough, since weights may be a method's default.
     no_weights = mock.patch('mmstop.towers.clip.build_clip', without_weights)
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
     with no_weights, scope, torch.device('meta'):
@@ -73,7 +73,7 @@ def build(cfg: Config) -> nn.Module:
 
 
 def count(model: nn.Module) -> dict:
-    """Count what trains and all there is, in the model and in its parts' parts."""
+    """Count trainable and total parameters, of the model and of its submodules."""
     modules: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
         part = '.'.join(name.split('.')[:2])  # such as backbone.spatial
@@ -88,7 +88,7 @@ def count(model: nn.Module) -> dict:
 
 
 def checkpoint_bytes(cfg: Config, model: nn.Module) -> int:
-    """Ask the config's checkpoint hook what it saves of the weights."""
+    """Return the size of the weights that the config's checkpoint hook saves."""
     given = (cfg.get('default_hooks') or {}).get('checkpoint')
     hook = HOOKS.build(given) if given else CheckpointHook()
     checkpoint = {'state_dict': dict(model.state_dict())}
@@ -112,7 +112,7 @@ def table(counts: dict) -> str:
             *lines,
             '',
             f'{counts["trainable"] / 1e6:.2f} M parameters train; a checkpoint of the '
-            f'weights has {counts["checkpoint_mb"]:.1f} MB.',
+            f'weights takes {counts["checkpoint_mb"]:.1f} MB.',
         ]
     )
 

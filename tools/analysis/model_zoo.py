@@ -2,8 +2,8 @@
 
     python tools/analysis/model_zoo.py
 
-Task, data set, tower and number of trained parameters are read from the configs; only
-the paper's figures and ours stand here.
+Task, dataset, tower and number of trained parameters are read from the configs. Only
+the paper's results and the measured ones are listed here.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import yaml
 from get_params import build, count
 from mmengine.config import Config
 
-import mmstop  # noqa: F401  registers the parts
+import mmstop  # noqa: F401  registers modules
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +69,7 @@ DATA_SETS = {
     'ucf101_split3': 'UCF101, split 3',
     'vatex': 'VATEX',
 }
-# Top-1 accuracy or text-to-video R@1 in %, as the paper's tables have them.
+# Top-1 accuracy or text-to-video R@1 in %, from the paper's tables.
 PAPER = {
     'stop_activitynet': 43.1,
     'stop_didemo': 47.5,
@@ -79,7 +79,7 @@ PAPER = {
     'stop_ucf101': 95.3,
     'stop_vatex': 57.5,
 }
-# The same, measured with this repository; docs/results.md says by which commands.
+# The same, measured with this repository; docs/results.md has the commands.
 MEASURED = {
     'clip_moving_shapes': 12.0,
     'clip_moving_shapes_retrieval': 7.0,
@@ -110,7 +110,7 @@ No checkpoints are published. Where the package is installed without `-e`,
 
 
 class Entry(NamedTuple):
-    """What there is to say of a config."""
+    """The facts about a config."""
 
     name: str
     collection: Collection
@@ -166,7 +166,7 @@ def figure(entry: Entry, value: Optional[float], otherwise: str) -> str:
 
 
 def metafile(entries: list[Entry]) -> str:
-    """Say in OpenMMLab's form what there is; only measured figures are results."""
+    """Write OpenMMLab's metafile; only measured values count as results."""
     return yaml.safe_dump(
         dict(
             Collections=[

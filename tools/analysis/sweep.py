@@ -6,9 +6,9 @@
         --vary model.backbone.alpha 0 0.2 0.4 0.6 \\
         --vary model.backbone.beta 0 2 4 8
 
-A run is that of tools/analysis/ablation.py: finished ones are reused, unfinished ones
-resumed. All other options keep the config's values. ``sweep.csv`` gets a line a run and
-``sweep.png`` a panel an option: the mean over the seeds and the range between them.
+Runs work as in tools/analysis/ablation.py: finished ones are reused, unfinished ones
+resumed. All other options keep the config's values. ``sweep.csv`` has a line per run,
+and ``sweep.png`` a panel per option, with the mean and the range over the seeds.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from mmstop.engine.checks import ConfigError, load_config
 
-Results = dict[str, dict[str, list[float]]]  # option -> value -> one figure a seed
+Results = dict[str, dict[str, list[float]]]  # option -> value -> one result per seed
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -65,14 +65,14 @@ def check(args: argparse.Namespace) -> None:
     """Check options before the first of many runs.
 
     Raises:
-        ConfigError: an option has no values, is varied twice or is not the config's.
+        ConfigError: an option has no values, is varied twice or is not in the config.
     """
     if args.jobs < 1:
         raise ConfigError(f'--jobs {args.jobs}: it must be at least 1')
     keys = [key for key, *_ in args.vary]
     for key, *values in args.vary:
         if not values:
-            raise ConfigError(f'--vary {key}: say its values after it')
+            raise ConfigError(f'--vary {key}: give its values after it')
         if len({*values}) < len(values) or keys.count(key) > 1:
             raise ConfigError(f'--vary {key}: an option or a value is given twice')
         load_config(args.config, {key: values[0]})
@@ -104,11 +104,11 @@ def run(args: argparse.Namespace) -> Results:
 
 
 def folder_of(option: str) -> str:
-    """Name the folder of KEY=VALUE, other values by other names."""
+    """Return the folder's name for KEY=VALUE, unique for each value."""
     return quote(option, safe='=')
 
 
-# --- Telling ------------------------------------------------------------------------
+# --- Writing ------------------------------------------------------------------------
 
 
 def write(path: Path, results: Results, args: argparse.Namespace) -> None:
@@ -135,7 +135,7 @@ def table(results: Results, args: argparse.Namespace) -> str:
 
 
 def plot(results: Results, metric: str) -> Figure:
-    """Draw a panel an option: the mean over the seeds, bars from lowest to highest."""
+    """Draw a panel per option: the mean over the seeds, with bars for the range."""
     figure = Figure(figsize=(4 * len(results), 3.5), layout='constrained')
     panels: Any = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
     for panel, (key, values) in zip(panels, results.items()):
@@ -154,7 +154,7 @@ def plot(results: Results, metric: str) -> Figure:
 
 
 def positions(values: list[str]) -> list[float]:
-    """Place numbers to scale and anything else one after the other."""
+    """Return positions: numbers to scale, anything else one after the other."""
     try:
         return [float(value) for value in values]
     except ValueError:

@@ -1,10 +1,10 @@
-"""What the converters of retrieval annotations share: command line, writing, report.
+"""Code shared by the converters of retrieval annotations.
 
-A converter is a ``read(args)`` that turns the official files of a data set into
+A converter consists of a ``read(args)`` that turns the official files of a dataset into
 ``Split``s, and a ``ConverterParser`` that names these files. ``run`` does the rest: it
-checks all splits, looks for the videos, writes one file a split in MMAction2's form,
-``{"video7.mp4": ["a caption", ...], ...}``, and reports. After any fault nothing is
-written.
+checks all splits, looks for the videos, writes one file per split in MMAction2's
+format, ``{"video7.mp4": ["a caption", ...], ...}``, and prints a report. If anything is
+wrong, nothing is written.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from official_files import Captions, clean, stem
 from mmstop.datasets.captions import AnnotationError
 from mmstop.errors import short
 
-NUM_NAMED = 5  # missing videos that a report names
+NUM_NAMED = 5  # missing videos listed in a report
 
 
 @dataclass(frozen=True)
 class Published:
-    """The size that others give for a split, and what to know about it."""
+    """The published size of a split, with notes."""
 
-    videos: int | None  # None if nobody says
+    videos: int | None  # None if not published
     captions: int | None
     source: str
     note: str = ''  # why other sizes are in use
@@ -43,17 +43,17 @@ class Split:
 
     name: str
     captions: Captions  # by video file name, relative to the videos folder
-    source: Path  # the file that chooses the videos, for messages
+    source: Path  # the file that lists the videos, for messages
     published: Published
 
     @property
     def kind(self) -> str:
-        """Tell train, val or test."""
+        """The kind of split: train, val or test."""
         return self.name.partition('_')[0]
 
 
 class ConverterParser(argparse.ArgumentParser):
-    """The command line of a converter; input files have defaults below the root."""
+    """The command line of a converter; input files have defaults under the root."""
 
     def __init__(self, doc: str, name: str) -> None:
         super().__init__(
@@ -65,10 +65,10 @@ class ConverterParser(argparse.ArgumentParser):
             '--root',
             type=Path,
             default=root,
-            help=f'folder of the data set, where the files are written ({root})',
+            help=f'folder of the dataset, where the files are written ({root})',
         )
         self.add_argument(
-            '--videos', type=Path, help='folder of the videos (videos below the root)'
+            '--videos', type=Path, help='folder of the videos (videos under the root)'
         )
         self.add_argument(
             '--drop-missing',
@@ -77,18 +77,18 @@ class ConverterParser(argparse.ArgumentParser):
         )
 
     def add_input(self, flag: str, default: str, optional: bool = False) -> None:
-        """Add an input file that lies at ``default`` below the root if not given.
+        """Add an input file, by default at ``default`` under the root.
 
         Args:
-            optional: ``args.<flag>`` is None if neither is there.
+            optional: let ``args.<flag>`` be None if the default file does not exist.
         """
-        absent = ', if there is one' if optional else ''
-        text = f'file to read ({default} below the root{absent})'
+        absent = ', if it exists' if optional else ''
+        text = f'file to read ({default} under the root{absent})'
         self.add_argument(flag, type=Path, metavar='FILE', help=text)
         self.inputs[flag.lstrip('-').replace('-', '_')] = (flag, default, optional)
 
     def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
-        """Parse the command line and fill in the places of the files.
+        """Parse the command line and fill in the paths of the files.
 
         Raises:
             AnnotationError: an input file does not exist.
@@ -101,8 +101,8 @@ class ConverterParser(argparse.ArgumentParser):
             if not path.is_file():
                 if given or not optional:
                     raise AnnotationError(
-                        f'{path}: there is no such file; fetch it as --help says, or '
-                        f'name it with {flag}'
+                        f'{path}: there is no such file; download it as described in '
+                        f'--help, or set its path with {flag}'
                     )
                 path = None
             setattr(args, name, path)
@@ -110,20 +110,20 @@ class ConverterParser(argparse.ArgumentParser):
 
 
 def size(videos: int | None, captions: int | None) -> str:
-    """Say '1,200 videos, 48,774 captions', leaving out what is None."""
+    """Format as '1,200 videos, 48,774 captions', leaving out None."""
     counts = {'videos': videos, 'captions': captions}
     return ', '.join(f'{n:,} {what}' for what, n in counts.items() if n is not None)
 
 
 class VideoFolder:
-    """The videos on disk, by name or else, whatever their extension, by stem."""
+    """The videos on disk, found by name, or by stem if the extension differs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.listed: dict[str, dict[str, str]] = {}  # folder -> stem or name -> name
 
     def find(self, name: str) -> str | None:
-        """Give the name on disk, relative to the folder, or None."""
+        """Return the name on disk, relative to the folder, or None."""
         parent, slash, base = name.rpartition('/')
         if parent not in self.listed:
             self.listed[parent] = self._list(self.path / parent)
@@ -133,7 +133,7 @@ class VideoFolder:
 
     @staticmethod
     def _list(folder: Path) -> dict[str, str]:
-        # Of several files with one stem the first in the alphabet counts.
+        # Of several files with the same stem, the first in alphabetical order counts.
         names = sorted(os.listdir(folder), reverse=True) if folder.is_dir() else []
         stems = {stem(name): name for name in names if stem(name) != name}
         return stems | {name: name for name in names}
@@ -147,7 +147,7 @@ class _File:
     path: Path
     captions: Captions
     missing: list[str]
-    num_renamed: int  # videos that have another extension on disk
+    num_renamed: int  # videos with another extension on disk
 
 
 def run(
@@ -155,10 +155,10 @@ def run(
     read: Callable[[argparse.Namespace], list[Split]],
     argv: Sequence[str] | None,
 ) -> int:
-    """Convert a data set and report.
+    """Convert a dataset and print a report.
 
     Returns:
-        the exit status: 0, or 2 if there was a fault and so nothing was written.
+        the exit status: 0, or 2 if there was an error and so nothing was written.
     """
     try:
         args = parser.parse(argv)
@@ -173,7 +173,7 @@ def run(
         print(f'error: {place}: {error.strerror or error}', file=sys.stderr)
         return 2
     if not args.videos.is_dir():
-        print(f'{args.videos} does not exist: no video was looked for\n')
+        print(f'{args.videos} does not exist: the videos were not checked\n')
     print('\n\n'.join(_report(file, args) for file in files))
     return 0
 
@@ -185,7 +185,7 @@ def _prepare(splits: Sequence[Split], args: argparse.Namespace) -> list[_File]:
     elif args.drop_missing:
         raise AnnotationError(
             f'{args.videos}: there is no such folder, and --drop-missing would leave '
-            f'out all videos; name it with --videos'
+            f'out all videos; set the folder with --videos'
         )
     else:
         folder = None
@@ -193,7 +193,7 @@ def _prepare(splits: Sequence[Split], args: argparse.Namespace) -> list[_File]:
 
 
 def _check_leaks(splits: Iterable[Split]) -> None:
-    """Refuse a video in two splits, unless one trains with either of them."""
+    """Reject a video in two splits, unless both are training or both test splits."""
     first: dict[str, Split] = {}
     for split in splits:
         for video in map(stem, split.captions):
@@ -201,14 +201,14 @@ def _check_leaks(splits: Iterable[Split]) -> None:
             if other.kind != split.kind:
                 raise AnnotationError(
                     f'{split.source}: {short(video)} is a video of {split.name} and, '
-                    f'by {other.source}, of {other.name}; remove it from one of them'
+                    f'in {other.source}, of {other.name}; remove it from one of them'
                 )
 
 
 def _locate(
     split: Split, folder: VideoFolder | None, args: argparse.Namespace
 ) -> _File:
-    """Give every video the name that it has on disk."""
+    """Replace each video's name by its name on disk."""
     captions: Captions = {}
     missing: list[str] = []
     renamed = 0
@@ -221,7 +221,7 @@ def _locate(
         name = found or video
         if name in captions:
             raise AnnotationError(
-                f'{split.source}: {short(video)} and another video are one file, '
+                f'{split.source}: {short(video)} and another video are the same file, '
                 f'{args.videos / name}; join or remove one of them'
             )
         renamed += name != video
@@ -229,19 +229,19 @@ def _locate(
     if not captions:
         raise AnnotationError(
             f'{args.videos}: has none of the {len(missing):,} videos of {split.name}, '
-            f'such as {short(missing[0])}; name another folder with --videos'
+            f'such as {short(missing[0])}; set another folder with --videos'
         )
     return _File(split, args.root / f'{split.name}.json', captions, missing, renamed)
 
 
 def _write(files: Mapping[Path, Captions], inputs: Iterable[Path]) -> None:
-    """Write all files or none, and never over an input."""
+    """Write all files or none, and never overwrite an input."""
     sources = {path.resolve() for path in inputs}
     for path in files:
         if path.resolve() in sources:
             raise AnnotationError(
-                f'{path}: an input file, and would be written over; move it to another '
-                f'folder, such as annotations below the root'
+                f'{path}: an input file that would be overwritten; move it to another '
+                f'folder, such as annotations under the root'
             )
     texts = {path: json.dumps(files[path], indent=0) + '\n' for path in files}
     write_texts(texts)
@@ -288,7 +288,7 @@ def _report_missing(file: _File, args: argparse.Namespace) -> list[str]:
         more = ', ...' if len(file.missing) > NUM_NAMED else ''
         fate = 'left out' if args.drop_missing else 'kept, see --drop-missing'
         lines = [
-            f'  on disk    {len(file.missing):,} of {total:,} videos are missing in '
+            f'  on disk    {len(file.missing):,} of {total:,} videos are missing from '
             f'{args.videos} ({fate}):',
             f'             {names}{more}',
         ]

@@ -1,21 +1,22 @@
-"""Write the two harder kin of moving-shapes, which need more than the frames' order.
+"""Write two harder variants of moving-shapes, which need more than the frame order.
 
     python tools/data/harder_shapes.py distractors
     python tools/data/harder_shapes.py tempo
 
-write ``data/shapes_distractors`` and ``data/shapes_tempo``, in the form and by the
-rules of ``moving_shapes.py``.
+write ``data/shapes_distractors`` and ``data/shapes_tempo``, in the same format and by
+the same rules as ``moving_shapes.py``.
 
 **distractors**: a red shape and two of other colours move over a drifting background,
-each in a motion of its own; the class is the motion of the red one. Whoever sees all
-three motions and not whose they are is right once in three. Whoever sees the frames and
-not their order cannot tell a motion from its opposite: at most 5 in 9.
+each with a different motion; the class is the motion of the red one. A model that sees
+all three motions, but not which shape makes which, is right in 1 of 3 cases. A model
+that ignores the order of the frames cannot tell a motion from its opposite: at most
+5 of 9.
 
-**tempo**: one shape moves forth and back along a line, once or twice, or all the way,
-faster and faster or slower and slower. Forth and back, once or twice, visits the same
-24 places, and slowing down is speeding up played backwards. So whoever sees all frames
-and not their order is right once in two, of six frames two times in three. One frame
-tells nothing: 1 in 4.
+**tempo**: one shape moves back and forth along a line, once or twice, or moves all the
+way, faster and faster or slower and slower. Moving back and forth once or twice visits
+the same 24 positions, and slowing down is speeding up played backwards. So a model that
+sees all frames but ignores their order is right in 1 of 2 cases, and with six frames in
+2 of 3. A single frame tells nothing: 1 of 4.
 """
 
 import argparse
@@ -49,13 +50,13 @@ def film_distractors(rng: np.random.Generator, pair: Pair, motion: int) -> np.nd
     scenes.append(one.draw_scene(rng, pair, motion))  # in front of the others
     frames = drift(rng)
     for scene in scenes:
-        smaller = replace(scene, radius=0.75 * scene.radius)  # for three to have room
+        smaller = replace(scene, radius=0.75 * scene.radius)  # so that three fit
         frames = one.paint(frames, smaller, one.centres(scene))
     return one.add_noise(frames, rng)
 
 
 def drift(rng: np.random.Generator) -> np.ndarray:
-    """Draw a texture that drifts on the torus: (T, SIZE, SIZE, 3), float32."""
+    """Draw a texture that drifts on a torus: (T, SIZE, SIZE, 3), float32."""
     mean = rng.uniform(60, 110) + rng.uniform(-12, 12, 3)
     tile = mean + rng.normal(0, 14, (4, 4, 3))
     texture = cv2.resize(
@@ -69,7 +70,7 @@ def drift(rng: np.random.Generator) -> np.ndarray:
 
 
 def film_tempo(rng: np.random.Generator, pair: Pair, tempo: int) -> np.ndarray:
-    """Draw a shape on a line, in a direction that tells nothing."""
+    """Draw a shape on a line, in a direction that is independent of the class."""
     direction = rng.integers(len(one.CLASSES) - 1)
     scene = one.draw_scene(rng, pair, direction)
     way = scene.travel * course(tempo)[:, None]
@@ -78,13 +79,13 @@ def film_tempo(rng: np.random.Generator, pair: Pair, tempo: int) -> np.ndarray:
 
 
 def course(tempo: int) -> np.ndarray:
-    """Follow a tempo along its line: (T,), in [0, 1]."""
+    """Return the positions along the line for a tempo: (T,), in [0, 1]."""
     half = NUM_FRAMES // 2
     time = np.linspace(0, 1, NUM_FRAMES)
     if tempo == 0:
         places = np.arange(half)
         return np.concatenate([places, places[::-1]]) / (half - 1)
-    if tempo == 1:  # every place twice as well, the odd ones on the way back
+    if tempo == 1:  # visits every position twice too, the odd ones on the way back
         places = np.concatenate([np.arange(0, half, 2), np.arange(1, half, 2)[::-1]])
         return np.tile(places, 2) / (half - 1)
     return time**2 if tempo == 2 else 1 - (1 - time) ** 2
@@ -102,7 +103,7 @@ TASKS = {
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """Run the command line of the task that comes first."""
+    """Run the command line; the first argument is the task."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], add_help=False
     )

@@ -7,20 +7,20 @@ is uniform whatever the class, and only the order of the frames tells the classe
 
     python tools/data/moving_shapes.py
 
-writes, in the forms of MMAction2's ``VideoDataset`` and of this project's retrieval
-data set::
+writes, in the formats of MMAction2's ``VideoDataset`` and mmstop's
+``VideoCaptionDataset``::
 
     data/moving_shapes/
         videos/{split}/00000.mp4 ...  56 x 56, 24 frames, 12 fps
         {split}.txt                   train/00000.mp4 3
         {split}.json                  {"train/00000.mp4": ["a red circle ..."]}
-        {split}_gallery.json          at most 200 of these, no caption twice
-        classes.txt                   one class a line, in label order
+        {split}_gallery.json          at most 200 of these, all captions distinct
+        classes.txt                   one class per line, in label order
         meta.json                     parameters and hash, written last
 
 A split holds every (shape and colour, motion) combination equally often. The splits
 train, val and test share the 24 "seen" pairs of shape and colour; the other 24 appear
-in the split unseen alone.
+only in the split unseen.
 """
 
 import argparse
@@ -45,7 +45,7 @@ FPS = 12
 GALLERY = 200  # videos
 ANNOTATIONS = ('.txt', '.json', '_gallery.json')
 SHARES = {'train': 7, 'val': 1, 'test': 2, 'unseen': 1}  # x 216 videos
-VERSION = 1  # of the pictures: raise it whenever the same seed draws other pixels
+VERSION = 1  # increase it whenever the same seed gives different pixels
 
 SHAPES = ('circle', 'square', 'triangle', 'cross', 'ring', 'diamond')
 COLOURS = {
@@ -59,7 +59,7 @@ COLOURS = {
     'white': (242, 242, 242),
 }
 D = 0.5**0.5
-MOTIONS = {  # name -> unit vector (x, y), y pointing down; the order is the label's
+MOTIONS = {  # name -> unit vector (x, y), y pointing down; in label order
     'moving to the right': (1.0, 0.0),
     'moving to the upper right': (D, -D),
     'moving up': (0.0, -1.0),
@@ -79,21 +79,21 @@ UNSEEN_PAIRS = tuple((s, c) for s in range(6) for c in range(8) if (s + c) % 2 =
 
 @dataclass(frozen=True)
 class Scene:
-    """What a video shows, all but the noise; lengths in pixels, colours in [0, 255]."""
+    """A video without its noise; lengths in pixels, colours in [0, 255]."""
 
     shape: int  # index into SHAPES
     motion: int  # index into CLASSES
     radius: float
     start: tuple[float, float]  # centre (x, y) in the first frame, in [0, SIZE)
     travel: float  # length of the path from the first frame to the last
-    rgb: np.ndarray  # of the shape, (3,)
+    rgb: np.ndarray  # the shape's colour, (3,)
     background: np.ndarray  # (SIZE, SIZE, 3)
 
 
 def draw_scene(
     rng: np.random.Generator, pair: Pair, motion: int = len(CLASSES) - 1
 ) -> Scene:
-    """Draw everything the caption leaves open: size, place, speed, shade, texture."""
+    """Sample what the caption leaves open: size, position, speed, shade and texture."""
     shape, colour = pair
     rgb = np.array(list(COLOURS.values())[colour]) + rng.uniform(-12, 12, 3)
     mean = rng.uniform(60, 110) + rng.uniform(-12, 12, 3)
@@ -104,27 +104,27 @@ def draw_scene(
         motion=motion,
         radius=rng.uniform(8, 12),
         start=(rng.uniform(0, SIZE), rng.uniform(0, SIZE)),
-        travel=rng.uniform(20, 45),  # for all classes, used by the moving ones
+        travel=rng.uniform(20, 45),  # drawn for all classes, used by moving ones
         rgb=rgb.clip(0, 255),
         background=background,
     )
 
 
 def centres(scene: Scene, num_frames: int = NUM_FRAMES) -> np.ndarray:
-    """Follow the shape's centre on the torus: (T, 2) as (x, y), in [0, SIZE)."""
+    """Return the shape's centres on the torus: (T, 2) as (x, y), in [0, SIZE)."""
     direction = np.array(MOTIONS[CLASSES[scene.motion]])
     steps = np.linspace(0, scene.travel, num_frames)[:, None]
     return (np.array(scene.start) + steps * direction) % SIZE
 
 
 def outside(shape: int, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Measure the signed distance to a shape's edge in pixels, negative inside."""
+    """Compute the signed distance to a shape's edge in pixels, negative inside."""
     name, ax, ay = SHAPES[shape], abs(x), abs(y)
     if name == 'circle':
         return np.hypot(x, y) - radius
     if name == 'square':
         return np.maximum(ax, ay) - 0.85 * radius
-    if name == 'triangle':  # equilateral, upright, a little larger to look as large
+    if name == 'triangle':  # equilateral, upright, enlarged to look as large
         return np.maximum(y, 0.75**0.5 * ax - 0.5 * y) - 0.6 * radius
     if name == 'cross':
         arm = 0.32 * radius
@@ -136,17 +136,17 @@ def outside(shape: int, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarr
 
 
 def render(scene: Scene, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw the scene with its shape at (T, 2) places: (T, SIZE, SIZE, 3) uint8 RGB."""
+    """Draw the scene with its shape at (T, 2) positions: (T, SIZE, SIZE, 3), uint8."""
     return add_noise(paint(scene.background.astype(np.float32), scene, places), rng)
 
 
 def paint(background: np.ndarray, scene: Scene, places: np.ndarray) -> np.ndarray:
-    """Draw the scene's shape at (T, 2) places: (T, SIZE, SIZE, 3), float32 RGB.
+    """Draw the scene's shape at positions (T, 2): (T, SIZE, SIZE, 3), float32 RGB.
 
-    The background is float32, of one frame or of T.
+    The background is float32, with one frame or T frames.
     """
     half, pixel = SIZE / 2, np.arange(SIZE) + 0.5
-    x = (pixel - places[:, :1] + half) % SIZE - half  # (T, SIZE), the short way round
+    x = (pixel - places[:, :1] + half) % SIZE - half  # (T, SIZE), shortest way round
     y = (pixel - places[:, 1:] + half) % SIZE - half
     edge = outside(scene.shape, x[:, None, :], y[:, :, None], scene.radius)
     alpha = (0.5 - edge).clip(0, 1)[..., None].astype(np.float32)  # anti-aliased
@@ -167,7 +167,7 @@ def render_clip(
 
 
 def render_frame(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draw a still, the scene at its start: (SIZE, SIZE, 3) uint8 RGB."""
+    """Draw a still of the scene at its start: (SIZE, SIZE, 3) uint8 RGB."""
     return render(scene, np.array([scene.start]), rng)[0]
 
 
@@ -183,11 +183,11 @@ def caption(pair: Pair, label: int, classes: Sequence[str] = CLASSES) -> str:
 
 
 class Task(NamedTuple):
-    """What the videos of a data set are asked for."""
+    """The classification task of a dataset."""
 
     classes: tuple[str, ...]  # in label order
-    seen: tuple[Pair, ...]  # of the shape that is asked for
-    unseen: tuple[Pair, ...]  # in the split of this name alone
+    seen: tuple[Pair, ...]  # pairs of the shape to classify
+    unseen: tuple[Pair, ...]  # pairs that occur only in the split of this name
     # (generator, pair, label) -> frames, (T, SIZE, SIZE, 3), uint8 RGB
     film: Callable[[np.random.Generator, Pair, int], np.ndarray]
 
@@ -208,7 +208,7 @@ def generator(seed: int, split: str, index: int) -> np.random.Generator:
 def scene_of(
     seed: int, split: str, index: int, pair: Pair, motion: int
 ) -> tuple[Scene, np.random.Generator]:
-    """Draw the scene of one video and hand on the generator of its noise."""
+    """Sample the scene of one video, and return it with the generator of its noise."""
     rng = generator(seed, split, index)
     return draw_scene(rng, pair, motion), rng
 
@@ -227,7 +227,7 @@ def split_order(
 
 
 def encode(path: Path, frames: np.ndarray) -> None:
-    """Write (T, H, W, 3) RGB frames as an mp4; the file appears only when whole."""
+    """Write (T, H, W, 3) RGB frames as an mp4; the file appears only when complete."""
     partial = path.with_suffix('.partial.mp4')
     height, width = frames.shape[1:3]
     fourcc = cv2.VideoWriter.fourcc(*'mp4v')
@@ -260,8 +260,8 @@ def write_split(
 ) -> None:
     """Write the videos and the annotation files of one split.
 
-    Every class of each of ``pairs`` appears ``repeats`` times. Unseen pairs make a
-    split that asks whether the classes were learnt apart from appearance.
+    Every combination of a class and one of ``pairs`` appears ``repeats`` times. A split
+    of unseen pairs tests whether classes are recognised independently of appearance.
     """
     folder = out / 'videos' / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -303,14 +303,14 @@ def _digest(out: Path, splits: Sequence[str]) -> str:
 
 
 def _is_complete(out: Path, parameters: dict) -> bool:
-    """Tell whether this very data set is there; raise if another one is."""
+    """Tell whether this exact dataset exists; raise if there is a different one."""
     if not (out / 'meta.json').exists():
         return False
     meta = json.loads((out / 'meta.json').read_text())
     if meta['parameters'] != parameters:
         raise FileExistsError(
-            f'{out} holds moving-shapes with {meta["parameters"]}, asked for '
-            f'{parameters}; write it anew with --overwrite or elsewhere with --out'
+            f'{out} holds moving-shapes with {meta["parameters"]}, requested '
+            f'{parameters}; replace it with --overwrite or set another --out'
         )
     return meta['sha256'] == _digest(out, list(parameters['splits']))
 
@@ -323,9 +323,9 @@ def write_data_set(
     overwrite: bool = False,
     task: Task = MOVING_SHAPES,
 ) -> bool:
-    """Write the data set unless it is there; tell whether anything was written.
+    """Write the dataset unless it exists; return whether anything was written.
 
-    ``splits`` says for each split how many videos there are of every (pair, label).
+    ``splits`` holds for each split the number of videos of every (pair, label).
     """
     parameters = {'version': VERSION, 'seed': seed, 'splits': splits}
     if task is not MOVING_SHAPES:
@@ -335,11 +335,11 @@ def write_data_set(
         return False
     if out.exists() and any(out.iterdir()) and not (meta.exists() or started.exists()):
         raise FileExistsError(
-            f'{out} has files in it but no meta.json, so this script did not write '
+            f'{out} has files but no meta.json, so this script did not write '
             'them; choose another folder with --out'
         )
     out.mkdir(parents=True, exist_ok=True)
-    started.touch()  # by which an interrupted run is known for ours, and redone
+    started.touch()  # marks an interrupted run of this script, which is then redone
     meta.unlink(missing_ok=True)
     for split, repeats in splits.items():
         shutil.rmtree(out / 'videos' / split, ignore_errors=True)
@@ -371,7 +371,7 @@ def main(
         add(f'--{name}', type=int, default=share * 216 // times, help=f'x {times}')
     add('--seed', type=int, default=0)
     add('--workers', type=int, default=2, help='threads')
-    add('--overwrite', action='store_true', help='replace one of other settings')
+    add('--overwrite', action='store_true', help='replace a dataset of other settings')
     args = parser.parse_args(argv)
     splits = {name: getattr(args, name) for name in SHARES}
     try:
@@ -381,7 +381,7 @@ def main(
     except FileExistsError as error:
         parser.error(str(error))
     total = sum(splits.values()) * len(task.seen) * len(task.classes)
-    print(f'{args.out}: {total} videos {"written" if new else "there already"}')
+    print(f'{args.out}: {total} videos {"written" if new else "already there"}')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
-"""Readers of the official files of retrieval data sets, which refuse what is faulty.
+"""Readers of the official files of retrieval datasets, which reject invalid content.
 
-Every fault is an ``AnnotationError`` that names the file and the entry.
+Every fault raises an ``AnnotationError`` that names the file and the entry.
 """
 
 import csv
@@ -21,13 +21,13 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def stem(name: str) -> str:
-    """Take a video's extension off; other dots belong to the name."""
+    """Remove a video's extension; other dots belong to the name."""
     path = PurePosixPath(name)
     return str(path.with_suffix('')) if path.suffix.lower() in VIDEO_SUFFIXES else name
 
 
 def clean(text: str) -> str:
-    """Leave one blank between words and none around them."""
+    """Leave one space between words and none around them."""
     return ' '.join(text.split())
 
 
@@ -38,14 +38,14 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise AnnotationError(f'{path}: not UTF-8 ({error}); convert it') from None
     if not text.strip():
-        raise AnnotationError(f'{path}: the file is empty; fetch it again')
+        raise AnnotationError(f'{path}: the file is empty; download it again')
     return text
 
 
 def read_ids(path: Path) -> list[str]:
     """Read a list of video ids; an extension is not part of the id.
 
-    There is one a line, or the file is a JSON list, as ActivityNet's train_ids.json.
+    There is one per line, or the file is a JSON list, as ActivityNet's train_ids.json.
     """
     text = read_text(path)
     lines, unit = split_lines(text), 'line'
@@ -54,7 +54,7 @@ def read_ids(path: Path) -> list[str]:
         if not all(isinstance(video, str) for video in lines):
             raise AnnotationError(
                 f'{path}: expected a list of video ids, got {short(lines)}; it may be '
-                f'another file, fetch it again'
+                f'another file, download it again'
             )
     ids: dict[str, None] = {}
     for number, line in enumerate(lines, start=1):
@@ -75,8 +75,8 @@ def read_csv(
     """Read the rows of a CSV file with a header.
 
     Args:
-        key: the column that must not repeat itself, if there is one.
-        columns: those that must be there and filled in, the key among them.
+        key: the column whose values must be unique, if there is one.
+        columns: the columns that must exist and be filled in, including the key.
     """
     lines = csv.reader(io.StringIO(read_text(path), newline=''), strict=True)
     rows: list[dict[str, str]] = []
@@ -87,7 +87,7 @@ def read_csv(
             if column not in header:
                 raise AnnotationError(
                     f'{path}: header: no column {column!r} but {short(header)}; it may '
-                    f'be another file, fetch it again'
+                    f'be another file, download it again'
                 )
         for fields in lines:
             if not any(map(str.strip, fields)):
@@ -96,7 +96,7 @@ def read_csv(
             if len(fields) != len(header):
                 raise AnnotationError(
                     f'{where}: {len(fields)} fields, expected {len(header)}; it may be '
-                    f'cut short or lack quotes around a comma, mend the line'
+                    f'cut short or lack quotes around a comma, correct the line'
                 )
             row = dict(zip(header, map(str.strip, fields)))
             check_fields(row, dict.fromkeys(columns, str), where)
@@ -108,53 +108,53 @@ def read_csv(
             rows.append(row)
     except csv.Error as error:
         raise AnnotationError(
-            f'{path}: line {lines.line_num}: no CSV ({error}); mend the line or fetch '
-            f'the file again'
+            f'{path}: line {lines.line_num}: not CSV ({error}); correct the line or '
+            f'download the file again'
         ) from None
     if not rows:
-        raise AnnotationError(f'{path}: only a header, no video; fetch it again')
+        raise AnnotationError(f'{path}: only a header, no video; download it again')
     return rows
 
 
 def check_records(records: Any, fields: Mapping[str, type], where: str) -> None:
-    """Check that something from a JSON file is a list of objects with these fields."""
+    """Check that a value from a JSON file is a list of objects with these fields."""
     if not isinstance(records, list) or not records:
         raise AnnotationError(
             f'{where}: expected a list of objects with {", ".join(fields)}, got '
-            f'{short(records)}; it may be another file, fetch it again'
+            f'{short(records)}; it may be another file, download it again'
         )
     for i, record in enumerate(records):
         check_fields(record, fields, f'{where}: entry {i}')
 
 
 def check_fields(record: Any, fields: Mapping[str, type], where: str) -> None:
-    """Check that an object has these fields; a text must not be blank."""
+    """Check that an object has these fields; texts must not be blank."""
     if not isinstance(record, dict):
         raise AnnotationError(
             f'{where}: {short(record)}, expected an object with {", ".join(fields)}; '
-            f'it may be another file, fetch it again'
+            f'it may be another file, download it again'
         )
     for field, kind in fields.items():
         if field not in record:
             raise AnnotationError(
                 f'{where}: no {field!r} but {short(list(record))}; it may be another '
-                f'file, fetch it again'
+                f'file, download it again'
             )
         value = record[field]
         if not isinstance(value, kind) or (kind is str and not value.strip()):
             expected = 'words' if kind is str else f'a {kind.__name__}'
             raise AnnotationError(
-                f'{where}: {field!r} is {short(value)}, expected {expected}; mend or '
-                f'remove the entry'
+                f'{where}: {field!r} is {short(value)}, expected {expected}; correct '
+                f'or remove the entry'
             )
 
 
 def choose(captions: Captions, path: Path, listed: Path | None) -> Captions:
-    """Take the captions of the listed videos, in the order of the list, and check them.
+    """Select and check the captions of the listed videos, in the order of the list.
 
     Args:
-        path: where the captions come from.
-        listed: the list of ids; None takes all.
+        path: file of the captions, for messages.
+        listed: file with the list of ids; None selects all.
     """
     if listed:
         ids = read_ids(listed)
@@ -165,12 +165,12 @@ def choose(captions: Captions, path: Path, listed: Path | None) -> Captions:
 
 
 def check_known(ids: Iterable[str], captions: Captions, path: Path, by: Path) -> None:
-    """Check that every video chosen by a file has captions in another."""
+    """Check that every video listed in one file has captions in another."""
     for video in ids:
         if video not in captions:
             raise AnnotationError(
-                f'{by}: {short(video)} has no captions in {path}; remove it or fetch '
-                f'the captions again'
+                f'{by}: {short(video)} has no captions in {path}; remove it or '
+                f'download the captions again'
             )
 
 

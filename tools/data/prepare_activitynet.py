@@ -1,16 +1,16 @@
 """Convert ActivityNet Captions (Krishna et al., ICCV 2017) for paragraph retrieval.
 
-Reads, below the root, the files of captions.zip from
-https://cs.stanford.edu/people/ranjaykrishna/densevid/ and, if they are there, lists of
-the ids to take, one a line:
+Reads, under the root, the files of captions.zip from
+https://cs.stanford.edu/people/ranjaykrishna/densevid/ and, if they exist, lists of the
+ids to use, one per line:
 
     data/video_retrieval/activitynet/annotations/
-        train.json, train_list.txt      to train on
-        val_1.json, val_1_list.txt      to test on, as is the custom
+        train.json, train_list.txt      for training
+        val_1.json, val_1_list.txt      for testing, as usual
 
-and writes train.json and val_1.json into the root: one caption a video, its sentences
-joined in order. A blank sentence beside others adds nothing to it and is no fault. The
-videos are videos/v_QOlSCBRmfWY.mp4 and so on.
+and writes train.json and val_1.json into the root: one caption per video, its sentences
+joined in order. Blank sentences are ignored unless a video has no others. The videos
+are videos/v_QOlSCBRmfWY.mp4 and so on.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from mmstop.datasets.captions import AnnotationError, read_json
 from mmstop.errors import short
 
 SOURCE = 'collaborative-experts, Liu et al., BMVC 2019'
-NOTE = 'Sizes are known to differ: videos vanish from YouTube.'
+NOTE = 'Sizes are known to differ, since videos disappear from YouTube.'
 TRAIN = Published(10_009, 10_009, SOURCE, NOTE)
 VAL_1 = Published(4917, 4917, SOURCE, NOTE)
 
@@ -36,7 +36,7 @@ def read_paragraphs(path: Path) -> Captions:
     if not isinstance(data, dict):
         raise AnnotationError(
             f'{path}: expected {{"v_id": {{"sentences": [...], ...}}, ...}}, got a '
-            f'{type(data).__name__}; it may be another file, fetch it again'
+            f'{type(data).__name__}; it may be another file, download it again'
         )
     captions = {}
     for video, entry in data.items():
@@ -45,15 +45,15 @@ def read_paragraphs(path: Path) -> Captions:
         for i, sentence in enumerate(entry['sentences']):
             if not isinstance(sentence, str):
                 raise AnnotationError(
-                    f'{where}: sentence {i} is {short(sentence)}, expected words; mend '
-                    f'it'
+                    f'{where}: sentence {i} is {short(sentence)}, expected words; '
+                    f'correct it'
                 )
         captions[video] = [' '.join(entry['sentences'])]
     return captions
 
 
 def read_split(path: Path, listed: Path | None) -> Captions:
-    """Read one split, all of it or the videos of a list."""
+    """Read one split, either all videos or those of a list."""
     return with_suffix(choose(read_paragraphs(path), path, listed), '.mp4')
 
 

@@ -1,18 +1,18 @@
 """Convert DiDeMo (Hendricks et al., ICCV 2017) for paragraph retrieval.
 
-Reads, below the root, the files of https://github.com/LisaAnne/LocalizingMoments (its
-folder data) and, if they are there, lists of the videos to take, one a line:
+Reads, under the root, the files of https://github.com/LisaAnne/LocalizingMoments (its
+folder data) and, if they exist, lists of the videos to use, one per line:
 
     data/video_retrieval/didemo/annotations/
         train_data.json, train_list.txt
         val_data.json, val_list.txt
         test_data.json, test_list.txt
 
-and writes train.json, val.json and test.json into the root: one caption a video, its
-sentences joined in file order. The annotations name many videos with another extension
-than the files have, or with none: they are told apart without it, and the name written
-is that of the file in videos/, or where there is none the annotations' own (.mp4 if it
-has no extension).
+and writes train.json, val.json and test.json into the root: one caption per video, its
+sentences joined in file order. In the annotations, many videos have a different
+extension from their files, or none, so extensions are ignored in comparisons. The name
+written is that of the file in videos/. If there is no such file, it is the name in the
+annotations (with .mp4 if it has no extension).
 """
 
 import argparse
@@ -29,9 +29,9 @@ SOURCE = 'DiDeMo, ICCV 2017'
 NOTE = (
     'Sizes are known to differ: 13 of the videos are not in the archive that '
     'LocalizingMoments downloads from, and lists with and without such videos are in '
-    'use; those of collaborative-experts have 8,392 videos to train on.'
+    'use; those of collaborative-experts have 8,392 training videos.'
 )
-PUBLISHED = {  # a video has one caption here
+PUBLISHED = {  # one caption per video
     'train': Published(8395, 8395, SOURCE, NOTE),
     'val': Published(1065, 1065, SOURCE, NOTE),
     'test': Published(1004, 1004, SOURCE, NOTE),
@@ -39,7 +39,7 @@ PUBLISHED = {  # a video has one caption here
 
 
 def read_split(path: Path, listed: Path | None) -> Captions:
-    """Join the sentences of every video, all or those of a list."""
+    """Join the sentences of each video, for all videos or those of a list."""
     entries = read_json(path)
     check_records(entries, {'video': str, 'description': str}, str(path))
     names: dict[str, str] = {}

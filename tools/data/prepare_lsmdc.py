@@ -1,19 +1,20 @@
 """Convert the annotations of LSMDC 2016 (Rohrbach et al., IJCV 2017) for retrieval.
 
-Reads, below the root, the files that come with the videos, for which one has to ask at
+Reads, under the root, the files that come with the videos, which must be requested at
 https://sites.google.com/site/describingmovies/download:
 
     data/video_retrieval/lsmdc/annotations/
         LSMDC16_annos_training.csv
         LSMDC16_annos_val.csv
-        LSMDC16_challenge_1000_publictect.csv      (so spelt) the test split
+        LSMDC16_challenge_1000_publictect.csv      (sic) the test split
 
-tab-separated, without a header: clip id, start and end aligned, start and end
+They are tab-separated, without a header: clip id, start and end aligned, start and end
 extracted, sentence. Writes train.json, val.json and test.json into the root. A clip is
 videos/<movie>/<clip id>.avi, where the movie is the clip id without its times.
 
-A clip id may occur again in the training and validation files, with one more sentence;
-the clip gets all of them. In the test file, one sentence a clip, that is an error.
+In the training and validation files, a clip id may occur repeatedly, each time with
+another sentence; the clip gets all of them. In the test file, which has one sentence
+per clip, that is an error.
 """
 
 import argparse
@@ -31,11 +32,11 @@ from mmstop.errors import short
 NUM_FIELDS = 6
 TIMES = re.compile(r'_[\d.]+-[\d.]+$')  # _00.03.58.807-00.04.01.320
 
-# By the readme of the data set, which counts lines: the clips may be fewer.
+# From the readme of the dataset, which counts lines, so there may be fewer clips.
 SOURCE = 'LSMDC 2016'
 NOTE = (
-    'Sizes are known to differ: this is the number of lines; who counts clips, or '
-    'those with a video, finds somewhat fewer.'
+    'Sizes are known to differ: this is the number of lines; the numbers of clips '
+    'and of clips with a video are slightly lower.'
 )
 PUBLISHED = {
     'train': Published(None, 101_079, SOURCE, NOTE),
@@ -60,13 +61,13 @@ def read_split(path: Path, repeats: bool) -> Captions:
         if len(fields) != NUM_FIELDS:
             raise AnnotationError(
                 f'{where}: {len(fields)} tab-separated fields, expected {NUM_FIELDS}; '
-                f'the file may be cut short or another one, fetch it again'
+                f'it may be cut short or another file, download it again'
             )
         clip, sentence = fields[0].strip(), fields[-1]
         if not TIMES.search(clip):
             raise AnnotationError(
                 f'{where}: {short(clip)} does not end in _start-end as a clip id does; '
-                f'remove the line, or fetch the file again'
+                f'remove the line, or download the file again'
             )
         if not sentence.strip():
             raise AnnotationError(

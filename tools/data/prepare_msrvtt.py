@@ -1,16 +1,16 @@
 """Convert the annotations of MSR-VTT (Xu et al., CVPR 2016) for retrieval.
 
-Reads, below the root, the files of
+Reads, under the root, the files of
 https://github.com/ArrowLuo/CLIP4Clip/releases/download/v0.0/msrvtt_data.zip:
 
     data/video_retrieval/msrvtt/msrvtt_data/
         MSRVTT_data.json            all captions
-        MSRVTT_train.9k.csv         the videos to train on, split 1k-A
-        MSRVTT_train.7k.csv         those of the official training and validation splits
-        MSRVTT_JSFUSION_test.csv    the test split 1k-A, one caption a video
+        MSRVTT_train.9k.csv         the training videos, split 1k-A
+        MSRVTT_train.7k.csv         the official training and validation videos
+        MSRVTT_JSFUSION_test.csv    the test split 1k-A, one caption per video
 
-and writes train_9k.json, train_7k.json and test_JSFUSION.json into the root, the names
-that MMAction2 gives them. The videos are videos/video7.mp4 and so on.
+and writes train_9k.json, train_7k.json and test_JSFUSION.json, as MMAction2 names them,
+into the root. The videos are videos/video7.mp4 and so on.
 """
 
 import argparse
@@ -50,14 +50,14 @@ def read_sentences(path: Path) -> Captions:
 
 
 def read_train(path: Path, captions: Captions, data: Path) -> Captions:
-    """Take the captions of the videos that a CSV file lists."""
+    """Select the captions of the videos that a CSV file lists."""
     ids = [row['video_id'] for row in read_csv(path, 'video_id', ['video_id'])]
     check_known(ids, captions, data, path)
     return with_suffix({video: captions[video] for video in ids}, '.mp4')
 
 
 def read_test(path: Path) -> Captions:
-    """Take the one caption of every test video from the CSV file itself."""
+    """Read the single caption of each test video from the CSV file itself."""
     rows = read_csv(path, 'video_id', ['video_id', 'sentence'])
     return with_suffix({row['video_id']: [row['sentence']] for row in rows}, '.mp4')
 

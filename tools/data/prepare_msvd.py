@@ -1,15 +1,15 @@
 """Convert the annotations of MSVD (Chen and Dolan, ACL 2011) for retrieval.
 
-Reads, below the root, the files of
+Reads, under the root, the files of
 https://github.com/ArrowLuo/CLIP4Clip/releases/download/v0.0/msvd_data.zip:
 
     data/video_retrieval/msvd/msvd_data/
         raw-captions.pkl                                {video id: [[word, ...], ...]}
-        train_list.txt, val_list.txt, test_list.txt     ids, one a line
+        train_list.txt, val_list.txt, test_list.txt     ids, one per line
 
 and writes train.json, val.json and test.json into the root. The videos are
-videos/-4wsuPCjDBc_5_15.avi and so on. Nothing in the pickle can run: whatever it holds
-beside containers and texts is an error.
+videos/-4wsuPCjDBc_5_15.avi and so on. No code in the pickle is run: anything in it
+other than containers and texts is an error.
 """
 
 import argparse
@@ -26,15 +26,15 @@ from official_files import Captions, choose, with_suffix
 from mmstop.datasets.captions import AnnotationError
 from mmstop.errors import short
 
-# The splits of Venugopalan et al., ICCV 2015, as collaborative-experts lists them.
-# Counts of the captions differ from paper to paper, so none is compared.
+# The splits of Venugopalan et al., ICCV 2015, as listed by collaborative-experts.
+# Caption counts differ from paper to paper, so they are not compared.
 SOURCE = 'collaborative-experts, Liu et al., BMVC 2019'
 PUBLISHED = {
     'train': Published(1200, None, SOURCE),
     'val': Published(100, None, SOURCE),
     'test': Published(670, None, SOURCE),
 }
-CONTAINERS = {  # the only names that a pickle may ask for
+CONTAINERS = {  # the only names that a pickle may import
     ('collections', 'OrderedDict'): OrderedDict,
     ('collections', 'defaultdict'): defaultdict,
     ('builtins', 'list'): list,
@@ -43,17 +43,17 @@ CONTAINERS = {  # the only names that a pickle may ask for
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Read a pickle of containers, texts and numbers, and no other."""
+    """Read a pickle that holds only containers, texts and numbers."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Refuse to import what a pickle asks for."""
+        """Reject all imports except those of containers."""
         if (module, name) not in CONTAINERS:
             raise AnnotationError(f'it asks for {module}.{name}, which could run code')
         return CONTAINERS[module, name]
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a pickle that Python 2 or 3 wrote; texts of Python 2 are bytes."""
+    """Read a pickle written by Python 2 or 3; texts of Python 2 are bytes."""
     try:
         with path.open('rb') as file:
             return PlainUnpickler(file, encoding='bytes').load()
@@ -61,13 +61,13 @@ def read_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a broken pickle raises almost anything
         raise AnnotationError(
-            f'{path}: not a whole pickle of plain captions ({error}); fetch it again '
-            f'from a source that you trust'
+            f'{path}: not a complete pickle of plain captions ({error}); download it '
+            f'again from a source that you trust'
         ) from None
 
 
 def text(value: Any) -> Any:
-    """Decode the bytes of Python 2; anything that is no text stays as it is."""
+    """Decode the bytes of Python 2; return anything else unchanged."""
     if not isinstance(value, bytes):
         return value
     try:
@@ -77,7 +77,7 @@ def text(value: Any) -> Any:
 
 
 def sentence(words: Any) -> str:
-    """Join the words of a caption, which may also be one text."""
+    """Join the words of a caption, which may also be a single string."""
     if isinstance(words, (str, bytes)):
         return text(words)
     return ' '.join(map(text, words))
@@ -89,7 +89,7 @@ def read_captions(path: Path) -> Captions:
     if not isinstance(data, dict) or not data:
         raise AnnotationError(
             f'{path}: expected {{video id: [[word, ...], ...], ...}}, got a '
-            f'{type(data).__name__}; it may be another file, fetch it again'
+            f'{type(data).__name__}; it may be another file, download it again'
         )
     captions: Captions = {}
     for video, texts in data.items():
@@ -100,7 +100,7 @@ def read_captions(path: Path) -> Captions:
         except TypeError:
             raise AnnotationError(
                 f'{path}: {short(text(video))}: expected lists of words; it may be '
-                f'another file, fetch it again'
+                f'another file, download it again'
             ) from None
     return captions
 

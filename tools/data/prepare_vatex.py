@@ -1,28 +1,28 @@
 """Convert the annotations of VATEX (Wang et al., ICCV 2019) for retrieval.
 
-Reads, below the root, either the files that HGR (Chen et al., CVPR 2020,
+Reads, under the root, either the files that HGR (Chen et al., CVPR 2020,
 https://github.com/cshizhe/hgr_v2t) and later retrieval papers use:
 
     data/video_retrieval/vatex/annotations/
         ref_captions.json                       {"video id": ["a caption", ...], ...}
-        train_list.txt, test_list.txt           ids, one a line
-        val_list.txt                            if there is one
+        train_list.txt, test_list.txt           ids, one per line
+        val_list.txt                            optional
 
-or, where there is no ref_captions.json, those of the official release,
+or, if there is no ref_captions.json, those of the official release,
 https://eric-xw.github.io/vatex-website/download.html:
 
     data/video_retrieval/vatex/annotations/
-        vatex_training_v1.0.json                   to train on
-        vatex_validation_v1.0.json                 to validate on, if it is there
-        vatex_public_test_english_v1.1.json        to test on, if it is there
-        {train,val,test}_list.txt                  if there are any
+        vatex_training_v1.0.json                   for training
+        vatex_validation_v1.0.json                 for validation, optional
+        vatex_public_test_english_v1.1.json        for testing, optional
+        {train,val,test}_list.txt                  optional
 
-A list chooses its split from all files, so a val_list.txt and a test_list.txt with the
-two halves of the validation videos make HGR's splits. Without a list a split is the
-whole of its file.
+A list selects the videos of its split from all files. So a val_list.txt and a
+test_list.txt with the two halves of the validation videos give HGR's splits. Without a
+list, a split is its whole file.
 
-Writes train.json and those of val.json and test.json that there is something for into
-the root. The videos are videos/Ptf_2VRj-V0_000122_000132.mp4 and so on.
+Writes train.json, and val.json and test.json if there are videos for them, into the
+root. The videos are videos/Ptf_2VRj-V0_000122_000132.mp4 and so on.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from mmstop.errors import short
 
 NAMES = ('train', 'val', 'test')
 FIELDS = {'en': 'enCap', 'zh': 'chCap'}
-NOTE = 'Sizes are known to differ: videos vanish from YouTube.'
+NOTE = 'Sizes are known to differ, since videos disappear from YouTube.'
 RETRIEVAL = {
     'train': Published(25_991, 259_910, 'HGR, CVPR 2020', NOTE),
     'val': Published(1500, 15_000, 'HGR, CVPR 2020', NOTE),
@@ -69,7 +69,7 @@ def read_release(path: Path, language: str) -> Captions:
 
 
 def merge(files: dict[str, Captions], paths: dict[str, Path]) -> Captions:
-    """Put all captions together, from which a list may choose."""
+    """Merge the captions of all files, from which a list may choose."""
     everything: Captions = {}
     origins: dict[str, Path] = {}
     for name, captions in files.items():
@@ -84,7 +84,7 @@ def merge(files: dict[str, Captions], paths: dict[str, Path]) -> Captions:
 
 
 def read_reference(args: argparse.Namespace) -> list[Split]:
-    """Choose the splits from the one file of all captions."""
+    """Choose the splits from the single file of all captions."""
     captions = read_json(args.captions)
     check_captions(captions, args.captions)
     splits = []
@@ -96,20 +96,20 @@ def read_reference(args: argparse.Namespace) -> list[Split]:
         elif name != 'val':
             raise AnnotationError(
                 f'{args.root / "annotations" / name}_list.txt: there is no such file, '
-                f'and {args.captions} has no splits of its own; name the list with '
+                f'and {args.captions} has no splits of its own; set the list with '
                 f'--{name}-list'
             )
     return splits
 
 
 def read_releases(args: argparse.Namespace) -> list[Split]:
-    """Take the splits of the official release, or choose from all of it by lists."""
+    """Use the splits of the official release, or choose from all of it by lists."""
     paths = {name: getattr(args, name) for name in NAMES if getattr(args, name)}
     if 'train' not in paths:
         raise AnnotationError(
             f'{args.root / "annotations"}: neither ref_captions.json nor '
-            f'vatex_training_v1.0.json is there; fetch one as --help says, or name it '
-            f'with --captions or --train'
+            f'vatex_training_v1.0.json is there; download one as described in --help, '
+            f'or set its path with --captions or --train'
         )
     files = {name: read_release(path, args.language) for name, path in paths.items()}
     everything = merge(files, paths)
@@ -129,11 +129,11 @@ def read_releases(args: argparse.Namespace) -> list[Split]:
 
 
 def read(args: argparse.Namespace) -> list[Split]:
-    """Read the splits of whichever form is there."""
+    """Read the splits in whichever of the two forms exists."""
     release = args.train or args.val or args.test
     if args.captions and (release or args.language != 'en'):
         raise AnnotationError(
-            f'{args.captions}: has English captions of its own, so no others can be '
+            f'{args.captions}: has its own English captions, so no others can be '
             f'taken from {release or "the official release"}; move one of them away'
         )
     return read_reference(args) if args.captions else read_releases(args)
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--language',
         choices=FIELDS,
         default='en',
-        help='of the captions, in the official release (en)',
+        help='language of the captions in the official release (en)',
     )
     return run(parser, read, argv)
 

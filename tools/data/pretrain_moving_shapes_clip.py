@@ -3,11 +3,11 @@
     python tools/data/pretrain_moving_shapes_clip.py
 
 draws stills of all 48 pairs of shape and colour, captions them by colour, shape and
-place, trains open_clip's model with open_clip's loss and tokenizer, and writes
-``mmstop/assets/ViT-moving-shapes.safetensors`` (float16) with its figures beside it.
+position, trains open_clip's model with open_clip's loss and tokenizer, and writes
+``mmstop/assets/ViT-moving-shapes.safetensors`` (float16), with a metrics file.
 
-No caption speaks of motion ('moving', 'standing', 'still'), and every image is a
-still: whatever a method later knows of motion, it has learnt from the videos.
+No caption mentions motion ('moving', 'standing', 'still'), and every image is a still.
+So anything that a method later knows about motion, it has learnt from the videos.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from tqdm import tqdm
 ARCH = 'ViT-moving-shapes'
 ASSETS = Path(__file__).parents[2] / 'mmstop' / 'assets'
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-POSITION_GAIN = 8  # open_clip's initial positions are too faint to learn places from
+POSITION_GAIN = 8  # open_clip's initial position embeddings are too small to learn from
 
 COLOURS = tuple(ms.COLOURS)
-# Row by row; the first phrase of a place is the one that is tested.
+# Row by row; the first phrase of each is used for testing.
 PLACES = (
     ('on the upper left', 'at the upper left', 'to the upper left'),
     ('at the top', 'up at the top', 'up in the middle'),
@@ -53,14 +53,14 @@ PLACES = (
 TEMPLATES = ('{}', '{}', 'a photo of {}', 'a picture of {}', 'a video of {}')
 ATTRIBUTES = ('colour', 'shape', 'place')
 SIZES = (len(COLOURS), len(ms.SHAPES), len(PLACES))
-# What a caption may leave out: the attributes it keeps, as columns of KINDS.
+# The attributes that a partial caption keeps, as columns of KINDS.
 KEPT = ((0, 1), (0, 2), (1, 2), (0,), (1,), (2,))
-# Every (colour, shape, place), 432 x 3: what a still can show.
+# Every (colour, shape, place) that a still can show, 432 x 3.
 KINDS = np.stack(np.meshgrid(*map(np.arange, SIZES), indexing='ij'), -1).reshape(-1, 3)
 
 
 def place_of(centre: Sequence[float]) -> int:
-    """Name the cell of the 3 x 3 grid that a centre (x, y) lies in."""
+    """Return the cell of the 3 x 3 grid that contains a centre (x, y)."""
     column, row = (int(3 * c / ms.SIZE) for c in centre)
     return 3 * row + column
 
@@ -70,7 +70,7 @@ def describe(
     rng: np.random.Generator | None = None,
     kept: Sequence[int] = (0, 1, 2),
 ) -> str:
-    """Caption a still, in plain words or (given a generator) in one of many ways."""
+    """Caption a still, in plain words or (with a generator) in random words."""
     noun = ms.SHAPES[kind[1]] if 1 in kept else 'shape'
     noun = f'{COLOURS[kind[0]]} {noun}' if 0 in kept else noun
     text = ms.with_article(noun)
@@ -89,7 +89,7 @@ def draw_still(rng: np.random.Generator, kind: Sequence[int]) -> np.ndarray:
     corner = np.array([place % 3, place // 3])
     x, y = (corner + rng.random(2)) * (ms.SIZE / 3)  # uniform over the cell
     still = ms.render_frame(dataclasses.replace(scene, start=(x, y)), rng)
-    if rng.random() < 0.5:  # mp4 frames share JPEG's blocks and coarse chroma
+    if rng.random() < 0.5:  # like mp4 frames, JPEG has blocks and coarse chroma
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))]
         still = cv2.imdecode(cv2.imencode('.jpg', still, quality)[1], 1)
     return still
@@ -103,7 +103,7 @@ def draw_stills(seed: int, pool: str, repeats: int) -> Tensor:
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """Turn (B, H, W, 3) uint8 RGB into what CLIP sees: (B, 3, H, W)."""
+    """Turn (B, H, W, 3) uint8 RGB into CLIP's input: (B, 3, H, W)."""
     return ((frames / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).movedim(-1, 1)
 
 
@@ -122,15 +122,15 @@ def zero_shot(
     frames: Tensor,
     kinds: np.ndarray,
 ) -> dict[str, float]:
-    """Measure how often the right caption is the nearest.
+    """Measure how often the correct caption is the nearest.
 
     Args:
         frames: (B, H, W, 3) uint8 RGB.
         kinds: the true (colour, shape, place) of each, (B, 3).
 
     Returns:
-        accuracies in [0, 1]. ``colour``: among the 8 captions that differ in colour
-        alone, shape and place being the true ones; ``shape`` (6) and ``place`` (9)
+        accuracies in [0, 1]. ``colour``: among the 8 captions that differ only in
+        colour and have the true shape and place; ``shape`` (6) and ``place`` (9)
         likewise; ``all``: among all 432 captions.
     """
     model.eval()
@@ -157,12 +157,13 @@ def draw_batch(
 ) -> tuple[np.ndarray, list[str], list[list[str]], list[Tensor]]:
     """Draw kinds and captions: every shape at ``groups`` places and colours.
 
-    Shape is the hardest to see; crossed with the others it cannot be left unlearnt.
+    Shape is the hardest to see. Since it is crossed with the others, the model has to
+    learn it.
 
     Returns:
         kinds as indices, (B,), all distinct; a full caption of each; for each of KEPT,
-        the distinct captions that keep just that; and which of them fits each image,
-        (B,).
+        the distinct captions with just those attributes; and for each of KEPT, the
+        index of the one that fits each image, (B,).
     """
     chosen = rng.permutation(SIZES[0] * SIZES[2])[:groups]
     crossed = np.arange(len(KINDS)).reshape(SIZES).swapaxes(1, 2).reshape(-1, SIZES[1])
@@ -186,11 +187,11 @@ def train(
     lr: float,
     seed: int,
 ) -> None:
-    """Train on stills and captions that are drawn anew at every step.
+    """Train on stills and captions that are sampled at every step.
 
-    No two captions that a loss compares mean the same. The full ones, one for each
-    image, go through CLIP's loss; of those that leave something out, which fit several
-    images, each image has to find its own (the image-to-text half of that loss).
+    No two captions compared in a loss mean the same. Full captions, one per image, use
+    CLIP's loss. A partial caption fits several images, so partial captions use only the
+    image-to-text half of that loss.
     """
     rng = np.random.default_rng(seed)
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -252,7 +253,7 @@ def main() -> None:
     parser.add_argument('--steps', type=int, default=1400)
     parser.add_argument('--groups', type=int, default=16, help='batch size / 6')
     parser.add_argument('--lr', type=float, default=1.5e-3)
-    parser.add_argument('--stills', type=int, default=93, help='of every kind, 432 x')
+    parser.add_argument('--stills', type=int, default=93, help='stills per kind, 432 x')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=2)
     args = parser.parse_args()
@@ -265,7 +266,7 @@ def main() -> None:
     train(model, tokenizer, stills, args.steps, args.groups, args.lr, args.seed)
     seconds = time.time() - began
     half = {name: value.half() for name, value in model.state_dict().items()}
-    model.load_state_dict(half)  # so that the figures are those of the file
+    model.load_state_dict(half)  # so that the metrics are those of the file
 
     held_out = draw_stills(args.seed, 'stills-test', 8)
     metrics = {

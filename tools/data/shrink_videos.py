@@ -1,14 +1,14 @@
-"""Encode a folder of videos anew, small and with short ways to each frame.
+"""Re-encode a folder of videos at a smaller size, for fast access to every frame.
 
     python tools/data/shrink_videos.py data/msrvtt/videos data/msrvtt/videos_224
 
-Every video below the first folder gets H.264 without sound below the second one, under
-its old name, so that annotation files still fit. All frames and their time stamps are
-kept, or --fps frames a second. .mkv and .mov keep their containers; all others become
-MP4, whatever their names say. Each result is compared with its source: the number of
-frames, and the first, the middle and the last one. What is there already and whole is
-not made again, so a run that was stopped goes on. The exit status is 1 if videos failed
-and 2 if the run ended early.
+Every video in the first folder is encoded as H.264 without sound in the second folder,
+under the same name, so that annotation files still match. All frames and timestamps are
+kept, or --fps frames per second. .mkv and .mov files keep their container; all others
+become MP4, whatever their names are. Each result is compared with its source: the
+number of frames, and the first, middle and last frame. Complete results are not made
+again, so a stopped run continues where it left off. The exit status is 1 if videos
+failed and 2 if the run ended early.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from mmstop.apis.reading import list_videos
 from mmstop.datasets.sandbox import try_videos
 from mmstop.errors import ConfigError
 
-SAMPLE = 16  # videos that are made first and tell how much space all will take
+SAMPLE = 16  # videos to encode first, to estimate the space that all will take
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -41,24 +41,24 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('source', type=Path, help='folder of the videos')
-    add('target', type=Path, help='folder of the results, made if it is not there')
+    add('target', type=Path, help='folder of the results, created if necessary')
     add('--short-side', type=int, default=224, help='pixels (224); never enlarged')
-    add('--fps', type=Fraction, help='frames a second, as 3 or 30000/1001 (all)')
-    add('--workers', type=int, default=os.cpu_count(), help='processes that encode')
+    add('--fps', type=Fraction, help='frames per second, e.g. 3 or 30000/1001 (all)')
+    add('--workers', type=int, default=os.cpu_count(), help='encoding processes')
     add('--timeout', type=float, default=3600, help='seconds that a video may take')
-    add('--failed', type=Path, metavar='FILE', help='write what failed into this file')
+    add('--failed', type=Path, metavar='FILE', help='write the failed videos to a file')
     return parser.parse_args(argv)
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Check what the command line says.
+    """Check the command-line arguments.
 
     Raises:
-        ConfigError: an argument is at fault.
+        ConfigError: an argument is invalid.
     """
     if args.short_side < 16 or args.short_side % 2:
         raise ConfigError(
-            f'--short-side {args.short_side}: expected an even number from 16 on'
+            f'--short-side {args.short_side}: expected an even number of at least 16'
         )
     if args.fps is not None and args.fps <= 0:
         raise ConfigError(f'--fps {args.fps}: expected more than 0')
@@ -71,8 +71,8 @@ def check_args(args: argparse.Namespace) -> None:
     source, target = args.source.resolve(), args.target.resolve()
     if source in (target, *target.parents) or target in source.parents:
         raise ConfigError(
-            f'{args.target}: it is, or is inside or around, the folder of the videos; '
-            f'name another one beside it'
+            f'{args.target}: it is, contains or lies inside the folder of the videos; '
+            f'choose a separate folder'
         )
     if args.target.exists() and not args.target.is_dir():
         raise ConfigError(f'{args.target}: it is a file, expected a folder')
@@ -88,14 +88,14 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / '.lock'
     with path.open('a') as file:
         try:
-            # Not flock, which the processes that encode would hold beyond a kill.
+            # Not flock, which encoding processes would still hold after a kill.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise ConfigError(
-                    f'{folder}: another run writes into it; wait for its end'
+                    f'{folder}: another run is writing to it; wait until it ends'
                 ) from None
-            # Some network file systems have no locks.
+            # Some network file systems do not support locks.
         try:
             yield
         finally:
@@ -103,10 +103,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def shrink_all(args: argparse.Namespace, names: Sequence[str]) -> dict[str, str]:
-    """Make the results, a sample first: {name: why it failed}.
+    """Make the results, a sample first, and return {name: why it failed}.
 
     Raises:
-        ConfigError: what is left to make will not fit on the disk.
+        ConfigError: the remaining results will not fit on the disk.
     """
     work = partial(
         shrink,
@@ -133,27 +133,27 @@ def shrink_all(args: argparse.Namespace, names: Sequence[str]) -> dict[str, str]
 
 
 def check_space(args: argparse.Namespace, left: Sequence[str]) -> str:
-    """Estimate from the results so far what the others take, and say it.
+    """Estimate the space for the remaining results, and return it as a message.
 
     Raises:
-        ConfigError: there is less space.
+        ConfigError: there is less free space.
     """
     made = [path for path in args.target.rglob('*') if path.is_file()]
     sources = [args.source / path.relative_to(args.target) for path in made]
     before = size(path for path in sources if path.is_file())
     if not before:
-        return 'how much space is needed is not known: no video could be encoded yet'
+        return 'the space needed is unknown: no video could be encoded yet'
     share = size(made) / before
     needed = share * size(args.source / name for name in left)
     free = shutil.disk_usage(args.target).free
     text = (
-        f'{len(left)} more videos take about {needed / 1e9:.2f} GB, as those so far '
+        f'{len(left)} more videos take about {needed / 1e9:.2f} GB, since those so far '
         f'became {share:.0%} of their sources; {free / 1e9:.2f} GB are free'
     )
     if needed > free:
         raise ConfigError(
-            f'{args.target}: {text}. Make room, or choose a smaller --short-side or '
-            f'--fps; what was made stays, and the same command goes on'
+            f'{args.target}: {text}. Free some space, or choose a smaller --short-side '
+            f'or --fps; finished videos are kept, and the same command continues'
         )
     return text
 
@@ -185,7 +185,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def report(
     args: argparse.Namespace, names: Sequence[str], failed: dict[str, str]
 ) -> None:
-    """Say what was made and what was not."""
+    """Print which videos were made and which failed."""
     rows = [f'{args.source / name}\t{cause}' for name, cause in failed.items()]
     for row in rows:
         print(row)
@@ -205,7 +205,7 @@ def report(
         if container_of(name) == 'mp4' and not name.lower().endswith(('.mp4', '.m4v'))
     }
     if renamed:
-        print(f'those named {", ".join(sorted(renamed))} are MP4 by their content')
+        print(f'files named {", ".join(sorted(renamed))} have MP4 content')
 
 
 if __name__ == '__main__':

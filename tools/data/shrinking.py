@@ -1,6 +1,6 @@
-"""Encode one video anew, small and fast to read, and compare it with its source.
+"""Re-encode one video, small and fast to read, and compare it with its source.
 
-The part of tools/data/shrink_videos.py that runs in processes of its own.
+This is the part of tools/data/shrink_videos.py that runs in separate processes.
 """
 
 import json
@@ -19,15 +19,15 @@ from shrinking_encoder import X264, decode, encode
 
 from mmstop.datasets.video_files import VideoError, VideoFile
 
-MAKER = 'mmstop shrink_videos '  # how the comment in each result begins
+MAKER = 'mmstop shrink_videos '  # start of the comment in each result
 
-# Mean squared differences of frames, in grey levels, as `_difference` measures them.
+# Mean squared differences of frames, in grey levels, as measured by `_difference`.
 DIFFERENT = 65.0  # 30 dB; noise, which compresses worst, reaches 33
 ALIKE = 1.0  # 48 dB
 
 
 def make_stamp(source: Path, short_side: int, fps: Optional[Fraction]) -> str:
-    """Name all that a result depends on; it becomes the comment in the file."""
+    """Describe all that a result depends on, for the comment in the file."""
     status = source.stat()
     facts = dict(
         short_side=short_side,
@@ -42,25 +42,25 @@ def make_stamp(source: Path, short_side: int, fps: Optional[Fraction]) -> str:
 def shrink(
     name: str, source: Path, target: Path, short_side: int, fps: Optional[Fraction]
 ) -> None:
-    """Encode ``source/name`` as ``target/name``, unless that was done before.
+    """Encode ``source/name`` as ``target/name``, unless that is done already.
 
-    The result is written beside its place, compared with the source, made durable and
-    renamed.
+    The result is written to a temporary file, compared with the source, flushed to disk
+    and renamed.
 
     Args:
         short_side: pixels, even; smaller videos keep their size.
-        fps: frames a second; None keeps all frames and their time stamps.
+        fps: frames per second; None keeps all frames and their timestamps.
 
     Raises:
-        VideoError: the source cannot be read, the result differs from it, or what is
-            in the result's place was made by something else.
-        OSError: the file system refuses.
+        VideoError: the source cannot be read, the result differs from it, or another
+            tool has made a file of that name.
+        OSError: the file cannot be written.
     """
     path, result = source / name, target / name
     stamp = make_stamp(path, short_side, fps)
     if result.exists() and is_finished(result, stamp):
         return
-    video = VideoFile(str(path))  # refuses what is no video before FFmpeg decodes it
+    video = VideoFile(str(path))  # rejects other files before FFmpeg decodes them
     part = part_of(result)
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -71,17 +71,17 @@ def shrink(
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # some network file systems have no such call
+    with suppress(OSError):  # some network file systems do not support it
         _make_durable(result.parent)
 
 
 def part_of(result: Path) -> Path:
-    """Return where this process writes a result before it is whole."""
+    """Return the path of the temporary file for a result."""
     return result.with_name(f'{result.name}.{os.getpid()}.part')
 
 
 def remove_parts(target: Path) -> None:
-    """Remove what killed processes began to write."""
+    """Remove the temporary files of killed processes."""
     for path in target.rglob('*.part'):
         if re.search(r'\.\d+\.part$', path.name):
             path.unlink(missing_ok=True)
@@ -96,10 +96,10 @@ def _make_durable(path: Path) -> None:
 
 
 def is_finished(result: Path, stamp: str) -> bool:
-    """Tell whether a file is whole and was made like this from this source.
+    """Tell whether a file is complete and was made with this stamp.
 
     Raises:
-        VideoError: it is a video that something else made.
+        VideoError: it is a video that another tool made.
     """
     try:
         with av.open(os.path.abspath(result)) as container:
@@ -108,11 +108,11 @@ def is_finished(result: Path, stamp: str) -> bool:
             if comment == stamp:
                 frames = decode(container, container.streams.video[0])
                 return sum(1 for _ in frames) == len(VideoFile(str(result)))
-    except (av.FFmpegError, VideoError):  # cut short by a copy, say
+    except (av.FFmpegError, VideoError):  # for example, truncated by a copy
         return False
     if not comment.startswith(MAKER):
         raise VideoError(
-            f'{result} is there and was not made by this tool; move it away, or name '
+            f'{result} exists and was not made by this tool; move it away, or choose '
             f'another target'
         )
     return False
@@ -122,13 +122,13 @@ def is_finished(result: Path, stamp: str) -> bool:
 
 
 def check(source: VideoFile, result: VideoFile, numbers: Sequence[int]) -> None:
-    """Compare a result with its source: how many frames, and three of them.
+    """Compare a result with its source: the number of frames, and three of them.
 
-    A frame of the result has to be like its frame of the source, and nearer to it than
-    to the frames before and after, unless these look the same.
+    A frame of the result must be similar to its source frame, and closer to it than to
+    the frames before and after, unless these look the same.
 
     Args:
-        numbers: in the source, of each frame of the result.
+        numbers: the source's frame number for each frame of the result.
 
     Raises:
         VideoError: they differ.
@@ -152,10 +152,10 @@ def check(source: VideoFile, result: VideoFile, numbers: Sequence[int]) -> None:
 
 
 def _difference(result: np.ndarray, source: np.ndarray) -> float:
-    """Compare two frames by the mean of their squared differences, in grey levels.
+    """Compare two frames by their mean squared difference, in grey levels.
 
-    Brightness is compared at half the result's size and colour, which 4:2:0 keeps less
-    of, at an eighth.
+    Brightness is compared at half the result's size. Colour, which 4:2:0 stores at a
+    lower resolution, is compared at an eighth.
     """
     differences = []
     for part, grey in ((2, True), (8, False)):

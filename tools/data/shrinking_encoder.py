@@ -1,4 +1,4 @@
-"""Encode a video anew, upright and small, such that every frame is reached fast."""
+"""Re-encode a video, upright and small, for fast access to every frame."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,32 +14,32 @@ from mmstop.datasets.video_streams import VideoError, upright
 
 __all__ = ['container_of', 'decode', 'encode', 'on_screen', 'small_size']
 
-# Files of other suffixes become MP4 under their old names, since their own containers
-# hold no H.264, or no time stamps, or no table of frames. Readers go by the content.
+# Files with other suffixes become MP4 under their old names, since their own containers
+# lack H.264, timestamps or a frame index. Readers go by the content, not by the name.
 CONTAINERS = {'.mkv': 'matroska', '.mov': 'mov'}
-GOP = 12  # frames from one key frame to the next, which a reader decodes to reach one
-# Constant quality that few can tell from the source. No B-frames: they are what readers
-# get out of order. Groups of frames are closed by default.
+GOP = 12  # frames between key frames, at most what a reader decodes to reach a frame
+# Constant quality, hardly distinguishable from the source. There are no B-frames, which
+# readers tend to get out of order. GOPs are closed by default.
 X264 = {'crf': '20', 'preset': 'fast', 'bf': '0', 'g': str(GOP), 'threads': '1'}
-BT601 = 6  # SMPTE 170M, the matrix with which RGB becomes YUV here
+BT601 = 6  # SMPTE 170M, the matrix for the conversion from RGB to YUV
 
 
 class Timed(NamedTuple):
-    """A frame and when it is shown."""
+    """A frame and the time at which it is shown."""
 
     frame: av.VideoFrame
     number: int  # in the source
-    pts: int  # from the first frame on
+    pts: int  # relative to the first frame
     time_base: Fraction  # seconds
 
 
 def container_of(name: str) -> str:
-    """Return FFmpeg's name of the container that a result has."""
+    """Return FFmpeg's name of a result's container."""
     return CONTAINERS.get(Path(name).suffix.lower(), 'mp4')
 
 
 def small_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Return the even height and width that a video gets, never larger ones."""
+    """Return the even height and width of a result, never larger than the source."""
     scale = Fraction(min(short_side, height, width), min(height, width))
     return max(2, int(scale * height) // 2 * 2), max(2, int(scale * width) // 2 * 2)
 
@@ -55,15 +55,15 @@ def encode(
     """Write the frames of a video, upright and small.
 
     Args:
-        fps: frames a second; None, and more than the source has, keeps all frames.
-        comment: goes into the file.
-        num_frames: how many the source has.
+        fps: frames per second; None, or more than the source has, keeps all frames.
+        comment: comment to store in the file.
+        num_frames: number of frames in the source.
 
     Returns:
-        the number in the source of each frame written.
+        the source's frame number for each frame written.
 
     Raises:
-        VideoError: the source has a damaged frame, or not as many.
+        VideoError: the source has a damaged frame, or another number of frames.
         av.FFmpegError: it is damaged.
     """
     numbers = []
@@ -85,7 +85,7 @@ def encode(
             encoder.pix_fmt = 'yuv420p'
             encoder.codec_context.colorspace = BT601
             encoder.codec_context.time_base = first.time_base
-            picture = _small(first, *size)  # of the turned size
+            picture = _small(first, *size)  # has the rotated size
             encoder.height, encoder.width = picture.height, picture.width
             for shown in chain([first], frames):
                 output.mux(encoder.encode(_small(shown, *size)))
@@ -99,12 +99,13 @@ def encode(
 def decode(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.VideoFrame]:
-    """Decode all frames in the order in which they are shown.
+    """Decode all frames in presentation order.
 
-    Damage raises, where decoders otherwise paint over it: nobody could tell afterwards.
+    Damage raises an error. Decoders would otherwise conceal it, and nobody could tell
+    afterwards.
     """
     stream.codec_context.options = {'err_detect': 'explode'}
-    stream.codec_context.thread_count = 1  # the processes are what runs in parallel
+    stream.codec_context.thread_count = 1  # videos are processed in parallel instead
     for frame in container.decode(stream):
         if frame.is_corrupt:
             raise VideoError(f'the frame at {frame.time} s is damaged')
@@ -114,10 +115,10 @@ def decode(
 def timed(
     frames: Iterable[tuple[av.VideoFrame, int]], rate: Fraction
 ) -> Iterator[Timed]:
-    """Count time from the first frame on, and let it rise from frame to frame.
+    """Make times relative to the first frame and strictly increasing.
 
     Args:
-        rate: frames a second, for files without time stamps.
+        rate: frames per second, for files without timestamps.
     """
     start, last = None, -1
     for frame, number in frames:
@@ -129,7 +130,7 @@ def timed(
 
 
 def on_screen(frames: Iterable[Timed], fps: Fraction) -> Iterator[Timed]:
-    """Choose what is on the screen at 0, 1/fps, 2/fps, ... seconds."""
+    """Choose the frames that are on the screen at 0, 1/fps, 2/fps, ... seconds."""
     tick, before = 0, None
     for now in chain(frames, [None]):
         if before is not None:
@@ -144,7 +145,7 @@ def on_screen(frames: Iterable[Timed], fps: Fraction) -> Iterator[Timed]:
 
 
 def _small(shown: Timed, height: int, width: int) -> av.VideoFrame:
-    """Scale a frame and turn it upright, as the exact reader does."""
+    """Scale a frame and rotate it upright, as the exact reader does."""
     old = shown.frame
     rgb = old.reformat(width, height, 'rgb24', interpolation='BICUBIC').to_ndarray()
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(rgb, old)), 'rgb24')

@@ -1,5 +1,5 @@
-# ActivityNet Captions, a paragraph a video; val_1 is tested and, as usual, chooses the
-# best checkpoint.
+# ActivityNet Captions, one paragraph per video. As usual, val_1 is the test split and
+# also selects the best checkpoint.
 _base_ = 'paragraph_retrieval.py'
 data_root = 'data/video_retrieval/activitynet'
 

@@ -1,4 +1,4 @@
-# DiDeMo, a paragraph a video.
+# DiDeMo, one paragraph per video.
 _base_ = 'paragraph_retrieval.py'
 data_root = 'data/video_retrieval/didemo'
 

@@ -3,7 +3,7 @@ num_frames = 6
 data_root = 'data/moving_shapes'
 classes = 'moving_shapes'
 
-# Labels of the mirrored motions: left is right, and up is down.
+# Labels of the mirrored motions: left and right are swapped, or up and down.
 left_right = {0: 4, 4: 0, 1: 3, 3: 1, 5: 7, 7: 5}
 up_down = {1: 7, 7: 1, 2: 6, 6: 2, 3: 5, 5: 3}
 
@@ -27,7 +27,7 @@ val_pipeline = [
     dict(type='DecordDecode'),
     *pack,
 ]
-test_pipeline = val_pipeline  # read by MMAction2's inference_recognizer
+test_pipeline = val_pipeline  # used by MMAction2's inference_recognizer
 
 data_prefix = dict(video='videos')
 train_dataloader = dict(

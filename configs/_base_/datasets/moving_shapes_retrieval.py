@@ -27,7 +27,7 @@ val_pipeline = [
 test_pipeline = val_pipeline
 
 train_dataloader = dict(
-    batch_size=64,  # the negatives are those of the batch
+    batch_size=64,  # the negatives come from the batch
     dataset=dict(
         type='VideoCaptionDataset', ann_file='train.json', pipeline=train_pipeline
     ),
@@ -36,8 +36,8 @@ val_dataset = dict(
     type='VideoCaptionDataset', ann_file='val.json', pipeline=val_pipeline
 )
 val_dataloader = dict(batch_size=64, dataset=val_dataset)
-# Two hundred captions that all differ; unseen_gallery.json has shapes in colours that
-# never occur in training.
+# Two hundred distinct captions. unseen_gallery.json has combinations of shape and
+# colour that never occur in training.
 test_dataset = dict(val_dataset, ann_file='test_gallery.json')
 test_dataloader = dict(batch_size=64, dataset=test_dataset)
 

@@ -1,5 +1,5 @@
 # MSR-VTT, training split of 9,000 videos; the 1,000 test pairs are 1k-A (JSFusion).
-# There is no validation split, so the test split chooses the best checkpoint, as usual.
+# There is no validation split, so the test split selects the best checkpoint, as usual.
 _base_ = 'retrieval.py'
 data_root = 'data/video_retrieval/msrvtt'
 

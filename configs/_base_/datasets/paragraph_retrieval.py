@@ -1,6 +1,6 @@
 # Minutes of video and a paragraph of text: 64 frames and 64 tokens, as in the authors'
-# script for ActivityNet; in the paper (Sec. 4.3) both are 64 for all but MSR-VTT and
-# VATEX. Where a GPU has no room for 16 such videos, set clip.checkpoint=True.
+# script for ActivityNet. In the paper (Sec. 4.3) both are 64 for all datasets except
+# MSR-VTT and VATEX. If 16 such videos do not fit on a GPU, set clip.checkpoint=True.
 _base_ = 'retrieval.py'
 num_frames = 64
 max_tokens = 64

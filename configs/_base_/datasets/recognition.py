@@ -1,9 +1,9 @@
-# What all recognition data sets share. The paper leaves the number of frames open for
-# recognition; here it is retrieval's 12.
+# Settings for all recognition datasets. The paper does not give the number of frames
+# for recognition; 12 is its number for retrieval.
 num_frames = 12
 image_size = 224
 
-# Frames are made small as they come; Resize then finds them as it would make them.
+# Frames are resized while they are decoded, to the same size that Resize gives.
 load_train = [
     dict(type='CheckedDecordInit', short_side=256),
     dict(type='UniformSample', clip_len=num_frames),
@@ -25,12 +25,12 @@ val_pipeline = [
     dict(type='CenterCrop', crop_size=image_size),
     *pack,
 ]
-test_pipeline = val_pipeline  # read by MMAction2's inference_recognizer
+test_pipeline = val_pipeline  # used by MMAction2's inference_recognizer
 
 train_dataloader = dict(
     batch_size=16,  # 8 GPUs -> 128
     num_workers=8,
-    persistent_workers=False,  # seeded anew every epoch, see ReseedHook
+    persistent_workers=False,  # workers are reseeded every epoch, see ReseedHook
     worker_init_fn=dict(type='seed_worker'),
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='CheckedVideoDataset', pipeline=train_pipeline),

@@ -1,10 +1,10 @@
-# What the retrieval data sets share. Frames are what CLIP saw of its images: the short
-# side at 224, the middle of the long one.
+# Settings for all retrieval datasets. Frames are cropped as CLIP's images were: the
+# short side is 224, and the centre of the long side is kept.
 num_frames = 12
 max_tokens = 32
 image_size = 224
 
-# Frames are made small as they come; Resize then finds them as it would make them.
+# Frames are resized while they are decoded, to the same size that Resize gives.
 read = dict(type='CheckedDecordInit', short_side=image_size, interpolation='bicubic')
 crop = [
     dict(type='DecordDecode'),
@@ -31,7 +31,7 @@ val_pipeline = [
 train_dataloader = dict(
     batch_size=16,  # 8 GPUs -> 128
     num_workers=8,
-    persistent_workers=False,  # seeded anew every epoch, see ReseedHook
+    persistent_workers=False,  # workers are reseeded every epoch, see ReseedHook
     worker_init_fn=dict(type='seed_worker'),
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(

@@ -1,9 +1,9 @@
-# Something-Something V2 as MMAction2 prepares it; its test labels are not public, so
-# the validation split is tested.
+# Something-Something V2 as MMAction2 prepares it. Its test labels are not public, so
+# the validation split is used for testing.
 _base_ = 'recognition.py'
 classes = 'ssv2'
 
-# A mirrored video shows the opposite of these classes: left is right.
+# Mirroring swaps these classes, since it swaps left and right.
 flip_label_map = {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166}
 train_pipeline = [
     *_base_.load_train,

@@ -1,4 +1,4 @@
-# VATEX, split as by HGR (Chen et al., CVPR 2020): 1,500 videos each in val and test.
+# VATEX with HGR's splits (Chen et al., CVPR 2020): 1,500 videos each in val and test.
 _base_ = 'retrieval.py'
 data_root = 'data/video_retrieval/vatex'
 

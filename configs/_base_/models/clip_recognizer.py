@@ -1,4 +1,4 @@
-# Frozen CLIP against class sentences: the model that every recognition config adapts.
+# Frozen CLIP with one sentence per class, the base model of all recognition configs.
 clip_vit = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai')
 clip_text = dict(type='CLIPText', arch='ViT-B-32-quickgelu', weights='openai')
 model = dict(

@@ -1,4 +1,4 @@
-# Frozen CLIP, videos against captions: the model that every retrieval config adapts.
+# Frozen CLIP for videos and captions, the base model of all retrieval configs.
 clip_vit = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights='openai')
 clip_text = dict(type='CLIPText', arch='ViT-B-32-quickgelu', weights='openai')
 model = dict(

@@ -1,4 +1,4 @@
-# The tiny CLIP that comes with the package and knows still frames only.
+# The tiny CLIP that ships with the package, pre-trained on still frames only.
 _base_ = 'clip_recognizer.py'
 clip_vit = dict(arch='ViT-moving-shapes', weights='mmstop')
 clip_text = clip_vit

@@ -1,7 +1,7 @@
-# Optimizer, warm-up over a tenth of all steps and cosine decay are those of the paper's
-# authors, in their scripts for MSR-VTT and ActivityNet, which train in mixed precision
-# (`--amp`) at a global batch of 128. For recognition they publish none of this, and no
-# number of epochs: the 30 are ours and untuned. So is the clipping.
+# The optimizer, warm-up over a tenth of all steps and cosine decay follow the authors'
+# scripts for MSR-VTT and ActivityNet, which train in mixed precision (`--amp`) with a
+# global batch of 128. For recognition the authors publish neither these settings nor
+# the number of epochs. The 30 epochs and the gradient clipping are our own, untuned.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=30, val_interval=1)
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -1,3 +1,3 @@
-# Negatives that differ in motion alone are few in a batch, so this takes longer.
+# A batch has few negatives that differ only in motion, so training takes longer.
 _base_ = 'moving_shapes.py'
 train_cfg = dict(max_epochs=12)

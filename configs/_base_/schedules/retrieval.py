@@ -1,5 +1,5 @@
-# The authors' five epochs of MSR-VTT at a global batch of 128 (4 x 32). They publish no
-# script for VATEX, whose captions are as many and as long.
+# The authors' five epochs for MSR-VTT with a global batch of 128 (4 x 32). They publish
+# no script for VATEX, whose captions are similar in number and length.
 _base_ = 'adamw_cosine.py'
 train_cfg = dict(max_epochs=5)
 warm_up, cosine = _base_.param_scheduler

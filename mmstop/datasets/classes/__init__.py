@@ -1,4 +1,4 @@
-"""Class names in label order, as MMAction2's label maps have them."""
+"""Class names in label order, as in MMAction2's label maps."""
 
 import difflib
 import re
@@ -16,21 +16,23 @@ FOLDER = Path(__file__).parent
 
 
 def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
-    """Read class names as words.
+    """Read class names as plain words.
 
-    ``ApplyEyeMakeup`` and ``brush_hair`` become 'apply eye makeup' and 'brush hair'; a
-    name that already has blanks is left as it is, but for the case of its first letter.
+    ``ApplyEyeMakeup`` and ``brush_hair`` become 'apply eye makeup' and 'brush hair'. A
+    name that already has spaces stays as it is, except that its first letter becomes
+    lower case.
 
     Args:
-        classes: the names themselves, or the name of a list in this folder, or the path
-            of a file: a name a line, or an id and a name (CSV, JSON), in any order.
+        classes: the names themselves; or the name of a list in this folder; or the path
+            of a file with one name per line, or with ids and names (CSV, JSON) in any
+            order.
     Returns:
         K names in label order.
 
     Raises:
-        FileNotFoundError: no such list or file.
-        ValueError: an empty list, an empty name or the same name twice, or a file of
-            another form.
+        FileNotFoundError: there is no such list or file.
+        ValueError: the list is empty, has an empty or duplicate name, or the file has
+            another format.
     """
     where = 'classes'
     if isinstance(classes, str):
@@ -44,8 +46,8 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
     for label, name in enumerate(names):
         if not name:
             raise ConfigError(
-                f'{where}: the name of label {label} is empty; labels are counted by '
-                f'line, so remove the line or name the class'
+                f'{where}: the name of label {label} is empty; each line is one label, '
+                f'so remove the line or name the class'
             )
         if name in first:
             raise ConfigError(
@@ -59,10 +61,10 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
 
 
 def _compare_order(where: str, names: list[str]) -> None:
-    """Warn of a file that has the classes of a list of ours in another order.
+    """Warn if a file has the same classes as a packaged list in another order.
 
-    Some published files swap neighbours, such as kick and kick ball of HMDB51, against
-    the lists of videos beside them.
+    Some published files swap neighbours, such as kick and kick ball of HMDB51, and so
+    contradict the lists of videos published with them.
     """
     folded = [name.casefold() for name in names]
     for path in sorted(FOLDER.glob('*.txt')):
