@@ -10,4 +10,4 @@ model = dict(
     backbone=dict(trainable=trainable),
     cls_head=dict(classes={{_base_.classes}}, text=dict(trainable=trainable)),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-5))  # small: CLIP's weights should change little
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # low, to keep CLIP's weights close

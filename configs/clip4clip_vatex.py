@@ -7,4 +7,4 @@ _base_ = [
 ]
 trainable = '^(?!.*(conv1|token_embedding|positional_embedding))'
 model = dict(backbone=dict(trainable=trainable), text=dict(trainable=trainable))
-optim_wrapper = dict(optimizer=dict(lr=1e-5))  # small: CLIP's weights should change little
+optim_wrapper = dict(optimizer=dict(lr=1e-5))  # low, to keep CLIP's weights close
