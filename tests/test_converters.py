@@ -500,7 +500,7 @@ FAULTS = [  # case, input file, content, parts of the message
         'msrvtt',
         JSFUSION,
         'key,vid_key,video_id,sentence\nret0,msr7,video7,"a man\n',
-        ['no CSV'],
+        ['not CSV'],
     ),
     ('msrvtt', MSRVTT, {'videos': []}, ["no 'sentences' but ['videos']"]),
     ('msrvtt', MSRVTT, {'sentences': []}, ['sentences: expected a list']),

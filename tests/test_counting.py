@@ -133,7 +133,7 @@ def test_confusion_refuses_what_does_not_fit(tmp_path, capsys):
         tmp_path / 'features.pkl': 'holds no predictions',
         tmp_path / 'text.pkl': 'holds no predictions',
         dump(tmp_path / 'empty.pkl', np.zeros((2, 2), int)): 'holds no single labels',
-        dump(tmp_path / 'two.pkl', np.eye(2, dtype=int)): 'are of 2 classes, .* has 3',
+        dump(tmp_path / 'two.pkl', np.eye(2, dtype=int)): 'have 2 classes, .* has 3',
     }
     for path, message in faults.items():
         assert load_tool('confusion').main([str(config), str(path)]) == 2
