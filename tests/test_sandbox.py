@@ -4,6 +4,7 @@ import ctypes
 import gc
 import io
 import os
+import re
 import signal
 import time
 from functools import partial
@@ -241,7 +242,9 @@ def test_training_ends_with_one_line(tmp_path, capfd):
     (tmp_path / 'test.txt').write_text('a/red.mp4 0')
     assert train_tool.main([str(config)]) == 1
     (line,) = (x for x in capfd.readouterr().err.splitlines() if 'error: ' in x)
-    assert 'Killed' in line and 'videos/b/killed.mp4 (line 2 of ' in line
+    # PyTorch tells the signal only where its handler is faster than its polling.
+    assert re.search(r'killed by signal: Killed|exited unexpectedly', line)
+    assert 'videos/b/killed.mp4 (line 2 of ' in line
 
 
 def test_forked_process_leaves_its_parents_encoders_alone():
