@@ -135,7 +135,7 @@ def test_checkpoint_of_other_classes(config, tmp_path, capfd):
 
 
 def test_a_folder_that_cannot_be_written(config, capfd):
-    message = "work_dir='/proc/none' cannot be written: .*; choose another with --work-d"
+    message = "work_dir='/proc/none' cannot be written: .*; choose another with --work"
     assert_one_line(train_tool, [config, '--work-dir', '/proc/none'], message, capfd)
 
 
