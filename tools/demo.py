@@ -1,9 +1,9 @@
 """Show STOP learn Moving Shapes: data, training, testing, two tables, two pictures.
 
-First to name the motions, then, from these weights, to find videos by captions. What is
-there already is reused: the data, a finished training, an unfinished one up to its last
-checkpoint. ``--fresh`` starts anew. The screen shows a line a step; what the steps
-themselves print goes into the files of work_dirs/demo/logs.
+STOP first learns to name the motions. Then, from these weights, it learns to find
+videos by captions. Existing results are reused: the data, a finished training run, or
+an unfinished one up to its last checkpoint. ``--fresh`` starts over. The screen shows
+one line per step; the steps' own output goes to files in work_dirs/demo/logs.
 """
 
 import argparse
@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[1]
 WORK = Path('work_dirs/demo')
 NAMES = 'moving_shapes'
 CAPTIONS = 'moving_shapes_retrieval'
-# So that all of it stays within five minutes: one epoch on captions, few validations.
+# To stay within five minutes overall: one epoch on captions, few validations.
 FEW_VALIDATIONS = 'train_cfg.val_interval=4'
 ONE_EPOCH = 'train_cfg.max_epochs=1'
 PROGRESS = re.compile(r'Epoch\(\w+\) .*?\[\d+/\d+\]')  # in MMEngine's log
-TAIL = 12  # lines of a log that are shown where its step fails
+TAIL = 12  # lines of a log that are shown if its step fails
 WIDTH = 40  # letters of a step's name
 
 
@@ -82,7 +82,7 @@ def config(name: str) -> str:
 
 
 def train(title: str, name: str, *options: str) -> Path:
-    """Run tools/train.py and return the checkpoint that was best in validation."""
+    """Run tools/train.py and return the checkpoint with the best validation score."""
     work_dir = WORK / name
     if (work_dir / 'finished').exists():
         print(f'{title:<{WIDTH}} finished before, reused')
@@ -96,7 +96,7 @@ def train(title: str, name: str, *options: str) -> Path:
 
 
 def test(title: str, checkpoints: dict[str, Optional[Path]]) -> list[dict[str, float]]:
-    """Run tools/test.py for some configs at once and return what each measured."""
+    """Run tools/test.py for several configs at once and return the metrics of each."""
     work_dirs = {name: WORK / f'test_{name}' for name in checkpoints}
     commands = {
         work_dir.name: [
@@ -114,11 +114,11 @@ def test(title: str, checkpoints: dict[str, Optional[Path]]) -> list[dict[str, f
 
 
 def run(title: str, commands: dict[str, list]) -> None:
-    """Run commands of Python side by side, as one line on the screen.
+    """Run Python commands in parallel, shown as one line on the screen.
 
     Args:
         title: of the line.
-        commands: by the name of the log that each writes into WORK/logs.
+        commands: by the name of the log that each writes to WORK/logs.
 
     Raises:
         StepFailed: one of them failed.
@@ -152,7 +152,7 @@ def run(title: str, commands: dict[str, list]) -> None:
 
 
 def progress(log: Path) -> str:
-    """Return where a training or test is, such as 'Epoch(train) [3][40/95]'."""
+    """Return how far training or testing is, such as 'Epoch(train) [3][40/95]'."""
     return ([''] + PROGRESS.findall(log.read_text(errors='replace')))[-1]
 
 

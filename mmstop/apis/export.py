@@ -1,10 +1,10 @@
 """Export trained towers, for torch.export's runtimes or as ONNX.
 
-A graph takes any number of samples. STOP keeps all eta prompts of a gap in it and hides
-those that do not count, so the number of frames is fixed, and the time does not depend
-on the video.
+A graph takes any number of samples. In the graph, STOP keeps all eta prompts of a gap
+and masks those that do not count. So the number of frames is fixed, and the run time
+does not depend on the video.
 
-What the user of a file needs to know is in the file: see :func:`describe_towers`.
+The file holds what its user needs to know: see :func:`describe_towers`.
 """
 
 import io
@@ -28,7 +28,7 @@ METADATA = 'metadata.json'  # the name that .pt2 files keep it under
 
 
 def check_format(form: str) -> None:
-    """Check a format and that the packages are there that it needs.
+    """Check a format and that the packages it needs are installed.
 
     Raises:
         ValueError: the format is unknown.
@@ -49,24 +49,25 @@ def export_towers(
 ) -> list[Path]:
     """Write the towers of a recognizer or a retriever as ``video`` and ``text`` files.
 
-    ``video``: pixels normalised as the config's data preprocessor does, float32,
+    ``video``: pixels normalised as by the config's data preprocessor, float32,
     (B, 3, T, H, W) -> ``features`` (B, E). ``text``: ``tokens``, int64, padded to the
     context length, (B, L) -> ``features`` (B, E). Features are not normalised. A model
-    whose head has no text tower gives the first file only. Each file also holds what
-    :func:`describe_towers` says of it: ONNX as metadata, a JSON value a key, .pt2 as
-    one JSON object, the extra file 'metadata.json'. The model is left in evaluation
-    mode.
+    whose head has no text tower gives only the first file. Each file also holds its
+    description from :func:`describe_towers`. ONNX stores it as metadata, one JSON value
+    per key. A .pt2 file stores it as one JSON object, in the extra file
+    'metadata.json'. The model is left in evaluation mode.
 
     Args:
         model: with a tower of this package as ``backbone``, on the CPU.
         num_frames: T, fixed in the file.
-        folder: where the files go, made if need be.
+        folder: where the files go, created if necessary.
         form: 'onnx', or 'pt2' for ``torch.export.load``.
     Returns:
         the files written.
 
     Raises:
-        ValueError: the format is unknown, or the backbone is no tower of this package.
+        ValueError: the format is unknown, or the backbone is not a tower of this
+            package.
         ImportError: a package that the format needs is missing.
     """
     check_format(form)
@@ -85,17 +86,17 @@ def export_towers(
 
 
 def describe_towers(model: Any, num_frames: int) -> dict[str, dict[str, Any]]:
-    """Say what the users of the exported files need to know, in JSON's types.
+    """Return what the users of the exported files need to know, in JSON types.
 
-    Both files have ``mmstop``, the version, ``arch``, open_clip's name, and where the
-    model knows them ``temperature``, by which cosines are divided before the softmax,
-    ``classes`` and ``template``.
+    Both files have ``mmstop`` (the version) and ``arch`` (open_clip's name). If the
+    model knows them, both also have ``temperature`` (which divides cosines before the
+    softmax), ``classes`` and ``template``.
 
-    ``video`` has in addition ``method``, ``num_frames``, ``size`` (height and width in
-    pixels) and, where the data preprocessor normalises, ``mean`` and ``std`` of its
-    channels, red, green and blue, in [0, 255].
+    ``video`` also has ``method``, ``num_frames``, ``size`` (height and width in pixels)
+    and, if the data preprocessor normalises, ``mean`` and ``std`` of its channels (red,
+    green and blue, in [0, 255]).
 
-    ``text`` has ``context_length``, and for a head with classes ``class_tokens``, the
+    ``text`` has ``context_length`` and, for a head with classes, ``class_tokens``: the
     tokens of each class's sentence, (K, L).
 
     Args:
@@ -133,7 +134,7 @@ def describe_towers(model: Any, num_frames: int) -> dict[str, dict[str, Any]]:
 
 
 def _video_example(model: Any, num_frames: int) -> Tensor:
-    """Make two videos of the size that the video tower takes."""
+    """Make two videos of the size that the video tower expects."""
     backbone = getattr(model, 'backbone', None)
     clip = [m for m in model.modules() if isinstance(m, CLIPViT)]
     if not isinstance(backbone, Tower) or not clip:
@@ -154,17 +155,16 @@ def _text_tower(model: Any) -> Optional[CLIPText]:
 def _export(
     tower: nn.Module, name: str, example: Tensor, path: Path, about: dict
 ) -> None:
-    """Write one tower and what is known about it, with the first axis of ``example``
-    free.
+    """Write one tower and its description, with the first axis of ``example`` dynamic.
 
-    The file appears only when whole.
+    The file appears only when complete.
     """
     batch = torch.export.Dim('batch', min=1)
     program = torch.export.export(tower, (example,), dynamic_shapes=({0: batch},))
     part = path.with_name(f'{path.stem}.part{path.suffix}')
     try:
         if path.suffix == '.pt2':
-            # On a full disk PyTorch's own writing ends the process.
+            # On a full disk, PyTorch's own file writer would abort the process.
             extra = {METADATA: json.dumps(about)}
             torch.export.save(program, content := io.BytesIO(), extra_files=extra)
             part.write_bytes(content.getbuffer())
@@ -194,13 +194,13 @@ def _export_onnx(program: Any, name: str, batch: Any, path: Path, about: dict) -
 
 
 def _stable_sort() -> Callable:
-    """Say in ONNX what PyTorch's exporter cannot: a stable sort.
+    """Express in ONNX what PyTorch's exporter cannot: a stable sort.
 
-    Of equal values TopK puts those of the lower index first, by ONNX's definition.
+    ONNX defines that for equal values, TopK puts the lower index first.
     """
     from onnxscript import opset18 as op  # an optional package
 
-    # PyTorch takes annotations of tensors for ONNX types, so there are none.
+    # PyTorch would read tensor annotations as ONNX types, so there are none.
     def sort(  # type: ignore[no-untyped-def]
         x, *, stable: bool = True, dim: int = -1, descending: bool = False
     ):

@@ -1,9 +1,9 @@
-"""The command ``mmstop``: one module a subcommand.
+"""The command ``mmstop``: one module per subcommand.
 
-A module has a docstring, whose first line is its summary and whose whole is its help,
-and two functions: ``add_arguments(parser)``, and ``run(args)``, which prints the result
-on stdout. What the user did wrong it raises as one of :data:`USER_ERRORS`, with a
-message that names the fault and the remedy.
+A module has a docstring: its first line is the summary of the subcommand, and the whole
+is the help. It has two functions: ``add_arguments(parser)``, and ``run(args)``, which
+prints the result on stdout. ``run`` raises user mistakes as one of :data:`USER_ERRORS`,
+with a message that names the fault and the remedy.
 """
 
 import argparse
@@ -31,9 +31,10 @@ USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run a subcommand; return 0, or 2 if the user is to change something."""
+    """Run a subcommand; return 0, or 2 if the user needs to change something."""
     args = _parser().parse_args(argv)
-    # MMEngine's current logger, the last one made, writes to stdout with the result.
+    # MMEngine's current logger, the last one created, would write to stdout, where the
+    # result goes.
     if not MMLogger.check_instance_created('mmstop'):
         MMLogger.get_instance('mmstop', log_level='ERROR')
     try:

@@ -1,12 +1,12 @@
 """Name what videos show, with the config's classes or any words.
 
-The probabilities are over the labels that are given, so they add up to 1 whether one
-of them fits or not.
+The probabilities are over the given labels, so they add up to 1 whether or not one of
+them fits.
 
     mmstop classify clip.mp4 --config configs/stop_ssv2.py --checkpoint best.pth
     mmstop classify 'videos/*.mp4' --labels 'opening a door' 'closing a door'
 
-Without --config a CLIP that nobody trained on videos answers, see --arch.
+Without --config, a CLIP model that was not trained on videos answers; see --arch.
 """
 
 import argparse

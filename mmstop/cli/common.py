@@ -26,7 +26,7 @@ __all__ = [
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let the user say which model: a config and a checkpoint, or CLIP alone."""
+    """Let the user choose the model: a config and a checkpoint, or CLIP alone."""
     group = parser.add_argument_group('model')
     add = group.add_argument
     add('--config', help='config file of a recognizer or a retriever')
@@ -63,7 +63,7 @@ def add_cfg_options(parser: argparse._ActionsContainer) -> None:
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let the user say how videos are read."""
+    """Let the user choose how videos are read."""
     add = parser.add_argument
     add('--batch-size', type=count, default=8, help='videos at a time (%(default)s)')
     add(
@@ -112,7 +112,7 @@ def read_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` with its options and check it and ``args.checkpoint``.
 
     Raises:
-        ConfigError: one of them is at fault.
+        ConfigError: one of them is invalid.
     """
     cfg = load_config(args.config, args.cfg_options)
     cfg.load_from = args.checkpoint
@@ -121,7 +121,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows with their columns one below the other."""
+    """Print rows with aligned columns."""
     shown = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown)]
     for row in shown:

@@ -3,10 +3,10 @@
     mmstop embed videos --out videos.index --config configs/stop_msrvtt.py \\
         --checkpoint best.pth
 
-Called again it embeds what is new or changed and forgets what is gone from the folders;
-killed, it loses at most the batch that it was at, and several calls may write one index
-at once. Links are followed. With torchrun every process takes its share, on one machine
-or several that see the same files under the same paths:
+A repeated call embeds new and changed videos, and drops those that are gone from the
+folders. If the command is killed, at most the current batch is lost. Several calls may
+write to the same index at once. Links are followed. With torchrun every process takes
+its share, on one machine or on several that see the same files under the same paths:
 
     torchrun --nproc_per_node 8 -m mmstop embed videos --out videos.index ...
 
@@ -30,7 +30,7 @@ from .common import (
     report_unread,
 )
 
-WEEK = 7 * 24 * 3600  # seconds that processes wait for the slowest
+WEEK = 7 * 24 * 3600  # seconds that processes wait for the slowest one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if 'RANK' in os.environ:  # torchrun's; names and embeddings are exchanged
+    if 'RANK' in os.environ:  # set by torchrun; exchange names and embeddings
         init_dist('pytorch', backend='gloo', timeout=WEEK)
     clip = load_model(args)
     update = update_index(

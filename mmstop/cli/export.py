@@ -1,11 +1,12 @@
-"""Write the video and the text tower of a trained model as ONNX or torch.export files.
+"""Write the video and text towers of a trained model as ONNX or torch.export files.
 
     mmstop export configs/stop_msrvtt.py best.pth --out exported
 
-A file takes any number of videos of so many frames as the config tests with, or of
-texts, whose tokens are padded to the context length, and holds what its user needs to
-know (mean and standard deviation, classes, ...). ONNX needs the packages of
-mmstop[export]; docs/own_videos.md shows how to use the files without mmstop.
+A file takes any number of videos or texts. Videos need the number of frames that the
+config tests with. Texts need tokens that are padded to the context length. A file also
+holds what its user needs to know (mean and standard deviation, classes, ...). ONNX
+needs the packages of mmstop[export]; docs/own_videos.md shows how to use the files
+without mmstop.
 """
 
 import argparse

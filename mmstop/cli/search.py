@@ -1,10 +1,10 @@
-"""Find the videos of an index that fit a text.
+"""Find the videos in an index that match a text.
 
     mmstop search videos.index 'a red circle moving left' \\
         --config configs/stop_msrvtt.py --checkpoint best.pth
 
-The model is to be the one that made the index (mmstop embed). The score is the cosine
-of the embeddings of video and text, in [-1, 1].
+The model must be the one that made the index (mmstop embed). The score is the cosine
+similarity of the video and text embeddings, in [-1, 1].
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Serve a page that searches an index and names videos that are dropped on it.
+"""Serve a page that searches an index and classifies videos dropped on it.
 
     mmstop serve videos.index --config configs/stop_msrvtt.py --checkpoint best.pth
 
-prints the address of the page. The model is to be the one that made the index (mmstop
-embed). The page shows the videos of the index and no other file. Clips in codecs that
-browsers do not play are copied as H.264 into the folder INDEX.clips, which may be
-deleted. Whoever can reach the page can watch the videos: there is no password, and it
-listens to this machine only unless --host says otherwise.
+prints the address of the page. The model must be the one that made the index (mmstop
+embed). The page shows the videos in the index and no other files. Clips in codecs that
+browsers do not play are converted to H.264 copies in the folder INDEX.clips, which may
+be deleted. Anyone who can reach the page can watch the videos: there is no password.
+Only this machine can reach it unless --host says otherwise.
 """
 
 import argparse
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         ImportError: a package is missing.
-        OSError: there is no such index, or the address cannot be listened on.
-        ValueError: another model made the index.
+        OSError: the index does not exist, or the server cannot listen on the address.
+        ValueError: a different model made the index.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ImportError(
@@ -49,5 +49,5 @@ def run(args: argparse.Namespace) -> None:
         )
     from mmstop.serving import Desk, serve
 
-    VideoIndex(args.index).close()  # before the model is loaded, which takes long
+    VideoIndex(args.index).close()  # before loading the model, which is slow
     serve(Desk(load_model(args), args.index), args.host, args.port, args.allow_host)

@@ -1,16 +1,16 @@
-"""Draw what STOP looked at and prompted in videos.
+"""Draw what STOP attended to and prompted in videos.
 
     mmstop trace clip.mp4 --config configs/stop_ssv2.py --checkpoint best.pth \\
         --out drawn
 
-writes drawn/clip.png and drawn/clip.mp4 (H.264): what a recognizer predicts, and the
-frames that the model saw with the prompted patches outlined (Eq. 6 of the paper) and
-their saliency W^s (Eq. 5); the picture also has where the last CLS of frozen CLIP and
-of STOP looks, and the number of prompts N^t (Eq. 11) and the variation W^t (Eq. 10)
-between the frames.
+writes drawn/clip.png and drawn/clip.mp4 (H.264). Both show what a recognizer predicts,
+and the frames that the model saw, with the prompted patches outlined (Eq. 6 of the
+paper) and their saliency W^s (Eq. 5). The picture also shows the attention of the last
+CLS of frozen CLIP and of STOP, and the number of prompts N^t (Eq. 11) and the variation
+W^t (Eq. 10) between the frames.
 
-What is drawn was chosen at the input of the first block; ``--blocks 0 5 11`` shows the
-choices of several blocks of one video together.
+The patches and prompts shown are those chosen at the input of the first block;
+``--blocks 0 5 11`` shows the choices of several blocks for one video together.
 """
 
 import argparse
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> None:
     """Write ``DIR/NAME.png`` and ``DIR/NAME.mp4`` for every video that can be read.
 
     Raises:
-        ConfigError: the config, the checkpoint, a block or the path of a video is at
-            fault, or PyAV cannot write H.264.
+        ConfigError: the config, the checkpoint, a block or the path of a video is
+            invalid, or PyAV cannot write H.264.
     """
-    check_encoder()  # before the model is built
+    check_encoder()  # before building the model
     names = [Path(video).stem for video in args.videos]
     for video, name in zip(args.videos, names):
         if not Path(video).is_file():
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def _predict(model: Any, item: dict) -> tuple[list[str], tuple[int, int, int]]:
-    """Say what a recognizer predicts, and in which colour; a retriever says nothing."""
+    """Return a recognizer's prediction and its colour; no text for a retriever."""
     head = getattr(model, 'cls_head', None)
     if head is None:
         return [], NEUTRAL

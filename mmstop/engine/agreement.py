@@ -1,4 +1,4 @@
-"""Whether the parts of a config agree: its towers, and these with the pipelines."""
+"""Check that a config's towers agree with each other and with its pipelines."""
 
 import warnings
 from pathlib import Path
@@ -31,8 +31,8 @@ def check_agreement(cfg: Config) -> None:
     """Compare the towers of a config with each other and with its pipelines.
 
     Raises:
-        ConfigError: the towers are of different CLIPs, or a pipeline makes frames or
-            texts of a size that they do not take.
+        ConfigError: the towers come from different CLIP models, or a pipeline produces
+            frames or texts of a size that the towers do not accept.
     """
     check_towers(cfg)
     read = _read_pipelines(cfg)
@@ -41,7 +41,7 @@ def check_agreement(cfg: Config) -> None:
             raise ConfigError(f'{path}: {fault}')
     for tower in _towers(cfg):
         if not isinstance(tower.arch, str):
-            continue  # which the tower itself reports
+            continue  # the tower itself reports this
         if issubclass(tower.target, CLIPViT):
             _check_frames(tower, read)
         elif issubclass(tower.target, CLIPText):
@@ -50,9 +50,9 @@ def check_agreement(cfg: Config) -> None:
 
 
 def check_towers(cfg: Config) -> None:
-    """Refuse towers of different CLIPs: their embeddings cannot be compared.
+    """Reject towers from different CLIP models: their embeddings are not comparable.
 
-    Random weights are no other CLIP's: they are the control of an experiment.
+    Random weights do not count as a different CLIP: they serve as a control.
 
     Raises:
         ConfigError: two towers differ in architecture or weights.
@@ -85,13 +85,13 @@ def _towers(cfg: Config) -> list[_Tower]:
 
 
 def _read_pipelines(cfg: Config) -> dict[str, list]:
-    """Return the pipelines of the data loaders, by their places."""
+    """Return the pipelines of the data loaders, keyed by their place in the config."""
     starts = tuple(f'{split}_dataloader.' for split in SPLITS)
     return {path: steps for path, steps in pipelines(cfg) if path.startswith(starts)}
 
 
 def _option(cfg: Config, key: str, value: Any) -> str:
-    """Write the options that give all towers an architecture, or weights."""
+    """Format the options that set the architecture or weights of all towers."""
     option = f'{key}={value}'
     if key == 'arch' and isinstance(value, str):
         expected = _image_size(value)
@@ -102,14 +102,14 @@ def _option(cfg: Config, key: str, value: Any) -> str:
 
 
 def _image_size(arch: str) -> tuple[int, int]:
-    """Return the height and width of the frames that an architecture takes."""
+    """Return the height and width of the frames that an architecture expects."""
     model: Any = open_clip.get_model_config(resolve_arch(arch))
     size = model['vision_cfg'].get('image_size', 224)
     return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)
 
 
 def _arch_name(arch: Any) -> Any:
-    """Name an architecture: the file ViT-tiny.json brings one called ViT-tiny."""
+    """Name an architecture: the file ViT-tiny.json defines one called ViT-tiny."""
     if isinstance(arch, str) and arch.endswith('.json'):
         return Path(arch).stem
     return arch
@@ -151,7 +151,7 @@ def _check_tokens(cfg: Config, tower: _Tower) -> None:
 
 
 def _text(arch: str) -> tuple[int, tuple]:
-    """Return an architecture's context length and what tells its tokenizer."""
+    """Return an architecture's context length and what identifies its tokenizer."""
     model: Any = open_clip.get_model_config(resolve_arch(arch))
     text = model['text_cfg']
     tokenizer = (text.get('hf_tokenizer_name'), text.get('vocab_size', 49408))
@@ -159,7 +159,7 @@ def _text(arch: str) -> tuple[int, tuple]:
 
 
 def _warn_of_random_tests(cfg: Config) -> None:
-    found: dict[str, list[str]] = {}  # step -> where
+    found: dict[str, list[str]] = {}  # step -> places
     for place, node in parts(cfg):
         split, _, rest = place.path.partition('_dataloader.')
         if split in SPLITS[1:] and '.pipeline.' in rest and is_random(node, place):

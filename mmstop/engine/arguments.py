@@ -1,4 +1,4 @@
-"""Which keyword arguments a class takes, without building it."""
+"""Find out which keyword arguments a class accepts, without building it."""
 
 import ast
 import inspect
@@ -11,21 +11,21 @@ from mmengine.runner import Runner
 
 __all__ = ['accepted_arguments']
 
-# Where ``**kwargs`` go that a class keeps for later.
+# For a class that stores its ``**kwargs``: the function that it later passes them to.
 DESTINATIONS = {CheckpointHook: Runner.save_checkpoint}
 
 
 def accepted_arguments(target: Callable) -> Optional[set[str]]:
-    """Return the names of the arguments of a class or function; None if any will do.
+    """Return the argument names of a class or function; None if it accepts any.
 
-    ``**kwargs`` that a class only hands to ``super().__init__`` are those of the next
-    class in line; whatever else it may do with them counts as taking any.
+    If a class only passes ``**kwargs`` to ``super().__init__``, they are the arguments
+    of the next class in the MRO. Any other use of them counts as accepting any name.
     """
     if not inspect.isclass(target):
         names, rest = _parameters(target)
         return None if rest else names
     accepted: set[str] = set()
-    given: set[str] = set()  # what a subclass gives itself, so nobody else may
+    given: set[str] = set()  # set by a subclass itself, so callers may not set it
     for cls in target.__mro__:
         init = vars(cls).get('__init__')
         if cls is object or not inspect.isroutine(init):
@@ -48,7 +48,7 @@ def accepted_arguments(target: Callable) -> Optional[set[str]]:
 
 
 def _parameters(function: Callable) -> tuple[set[str], Optional[str]]:
-    """Return the names that may be given by keyword and that of ``**kwargs``."""
+    """Return the names of the keyword arguments and the name of ``**kwargs``."""
     parameters = inspect.signature(function).parameters.values()
     names = {
         p.name
@@ -63,8 +63,8 @@ def _handed_on(init: Callable, rest: str) -> Optional[tuple[set[str], set[str]]]
     """Tell what happens to ``**rest`` in ``init``.
 
     Returns:
-        the names given to ``super().__init__`` beside ``**rest``, and those that are
-        taken out of it; None where it is used in any other way.
+        the names passed to ``super().__init__`` alongside ``**rest``, and the names
+        that are taken out of ``rest``; None if ``rest`` is used in any other way.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(init)))

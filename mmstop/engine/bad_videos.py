@@ -13,18 +13,18 @@ __all__ = ['BadVideoHook']
 
 @HOOKS.register_module()
 class BadVideoHook(Hook):
-    """List what data sets with ``on_error='skip'`` lost, and stop if it is too much.
+    """List the videos that data sets with ``on_error='skip'`` lost; stop at too many.
 
-    The losses travel with the samples, so it does not matter how many data workers
-    there are and how they were started. The list of all processes is logged at the end
-    of every epoch. Each process stops as soon as its own losses exceed their share.
+    The lost videos travel with the samples, so the number of data workers and how they
+    were started do not matter. The list from all processes is logged at the end of
+    every epoch. Each process stops as soon as its own losses exceed the allowed share.
 
     Args:
         max_bad: the share of an epoch's items that may be lost, in [0, 1].
 
     Raises:
-        ConfigError: ``max_bad`` is out of its range.
-        VideoError: in training, more is lost.
+        ConfigError: ``max_bad`` is out of range.
+        VideoError: during training, if more videos are lost.
     """
 
     @typed
@@ -40,7 +40,7 @@ class BadVideoHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict
     ) -> None:
-        """Collect the losses of a batch; a simulated one has no samples."""
+        """Collect the lost videos of a batch; a simulated batch has no samples."""
         samples = data_batch['data_samples'] if isinstance(data_batch, dict) else []
         for sample in samples:
             self.seen += 1
@@ -56,10 +56,10 @@ class BadVideoHook(Hook):
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Log the losses of all processes."""
+        """Log the lost videos of all processes."""
         lost = [text for texts in all_gather_object(self.lost) for text in texts]
         if lost:
-            # The number of the epoch makes the text new: the logger drops repetitions.
+            # The epoch number makes the message unique: the logger drops repeated ones.
             runner.logger.warning(
                 f'{len(lost)} videos of epoch {runner.epoch + 1} could not be used and '
                 f'were replaced by the next ones:\n' + '\n'.join(lost)

@@ -21,24 +21,24 @@ __all__ = ['CaptionCacheHook']
 class CaptionCacheHook(Hook):
     """Encode each distinct caption of the training data once, before training.
 
-    ``CLIPRetriever`` then looks its features up instead of running the frozen text
+    ``CLIPRetriever`` then looks up their features instead of running the frozen text
     tower in every step. Captions that a random transform such as ``MirrorCaption``
-    changes are encoded in their batch, as all are without this hook::
+    changes are encoded in their batch, as all captions are without this hook::
 
         custom_hooks = [*_base_.custom_hooks, dict(type='CaptionCacheHook')]
 
-    The features depend on the order of the data set only, not on the batches, so that
-    a resumed run has those of an undisturbed one.
+    The features depend only on the order of the data set, not on the batches, so a
+    resumed run has the same features as an uninterrupted one.
 
     Args:
-        max_mb: largest size of features and token ids in the main memory of every
-            process, in MB of 1e6 bytes. More is an error: it shows before training,
-            and encoding what does not fit in every step would undo what was asked for.
+        max_mb: maximum size of the features and token ids in the main memory of each
+            process, in MB of 1e6 bytes. Exceeding it is an error, raised before
+            training: encoding the remainder in every step would defeat the purpose.
 
     Raises:
-        ConfigError: before training, if the model is no ``CLIPRetriever`` or its text
-            tower learns, a data set has no ``CaptionTokenize`` in its pipeline, or
-            ``max_mb`` is too small.
+        ConfigError: before training, if the model is not a ``CLIPRetriever``, its text
+            tower is trainable, a data set has no ``CaptionTokenize`` in its pipeline,
+            or ``max_mb`` is too small.
     """
 
     @typed

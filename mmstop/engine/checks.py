@@ -1,8 +1,9 @@
 """Early checks of a config: mistyped keys and missing files, before anything is built.
 
-MMEngine finds a mistyped argument when it builds the part, a missing annotation file
-after it has built the model, and a mistyped option never. These checks read the
-signatures of the classes that a config names, and look for the files that it names.
+MMEngine finds a mistyped argument only when it builds the part, and a missing
+annotation file only after it has built the model. It never finds a mistyped option.
+These checks read the signatures of the classes that a config names, and look for the
+files that it names.
 """
 
 import difflib
@@ -39,11 +40,11 @@ __all__ = ['ConfigError', 'check_config', 'load_config']
 
 
 def check_config(cfg: Config, splits: Sequence[str]) -> None:
-    """Check types, arguments and files of a config, building nothing.
+    """Check the types, arguments and files of a config without building anything.
 
     Args:
         cfg: the config as it will run.
-        splits: whose files to look for, of 'train', 'val' and 'test'.
+        splits: the splits whose files to look for, from 'train', 'val' and 'test'.
 
     Raises:
         ConfigError: the first fault found.
@@ -68,7 +69,7 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def _check_node(node: Any, place: Place) -> None:
-    """Check a value and all below it."""
+    """Check a value and everything below it."""
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
             _check_node(child, enter(place, str(i)))
@@ -104,7 +105,7 @@ def _holds_parts(path: str) -> bool:
 
 
 def _check_sizes(steps: list[dict], path: str) -> None:
-    """Refuse to make frames small in one way and then to resize them in another."""
+    """Reject steps that shrink frames in one way, then resize them in another."""
     read = next((step for step in steps if step.get('short_side')), None)
     resize = next((s for s in steps if str(s.get('type')).endswith('Resize')), None)
     if read is None or resize is None:
@@ -135,7 +136,7 @@ def _check_tower_files(tower: dict, path: str) -> None:
 
 
 def _check_checkpoint(path: Optional[str], resume: bool) -> None:
-    """Read what a checkpoint holds, but for the numbers, which takes no time."""
+    """Read the contents of a checkpoint except for the numbers, which is fast."""
     if path is None or not is_local(path):
         return
     if Path(path).is_dir():

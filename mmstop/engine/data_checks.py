@@ -29,7 +29,7 @@ from .schema import ConfigError, Place, target_at, top
 
 __all__ = ['Listed', 'Listing', 'check_data', 'datasets', 'is_local', 'listings']
 
-LOOKED_FOR = 16  # videos of a list; looking for all takes minutes on a network disk
+LOOKED_FOR = 16  # videos per list; checking all takes minutes on a network disk
 
 
 class Listed(NamedTuple):
@@ -41,10 +41,10 @@ class Listed(NamedTuple):
     frames: Optional[Frames] = None  # of the folder ``path``; None for a video file
 
     def check(self, full: bool) -> None:
-        """Read a few of its frames or all.
+        """Read a few of its frames, or all of them.
 
         Raises:
-            Exception: of many classes, whatever is wrong.
+            Exception: of various classes, depending on what is wrong.
         """
         if self.frames is None:
             check_video(self.path, full)
@@ -65,10 +65,10 @@ class Listing(NamedTuple):
     folder: Path
 
     def videos(self) -> Optional[list[Listed]]:
-        """Read the annotation file; None where its form is not known.
+        """Read the annotation file; None if its format is unknown.
 
         Raises:
-            AnnotationError: the file is at fault.
+            AnnotationError: the file is invalid.
         """
         if not isinstance(self.kind, type):
             return None
@@ -110,10 +110,10 @@ def _as_list(label: Union[int, list[int]]) -> list[int]:
 
 
 def listings(cfg: Config, split: str) -> Iterator[Listing]:
-    """Find the data sets of a split whose annotation files lie on a disk.
+    """Find the data sets of a split whose annotation files are on a local disk.
 
     Raises:
-        ConfigError: there is no such annotation file or folder.
+        ConfigError: an annotation file or folder does not exist.
     """
     where = f'{split}_dataloader.dataset'
     loader = cfg.get(f'{split}_dataloader') or {}
@@ -149,7 +149,7 @@ def check_data(cfg: Config, split: str) -> None:
 
 
 def datasets(node: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """Find the datasets in a dataloader's, which may be wrapped or joined."""
+    """Find the data sets in that of a data loader, which may be wrapped or joined."""
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
             yield from datasets(child, f'{path}.{i}')
@@ -188,7 +188,7 @@ def _check_files(path: str, dataset: dict) -> None:
 
 
 def _check_layout(cfg: Config, listing: Listing) -> None:
-    """Refuse frames that a tower would take for as many images."""
+    """Reject a layout in which a tower would treat each frame as a separate image."""
     place = Place('model.backbone', root.MODELS, top(cfg).scope)
     backbone = target_at((cfg.get('model') or {}).get('backbone') or {}, place)
     if not (isinstance(backbone, type) and issubclass(backbone, Tower)):
@@ -205,7 +205,7 @@ def _check_layout(cfg: Config, listing: Listing) -> None:
 def _check_labels(
     cfg: Config, split: str, listing: Listing, videos: list[Listed]
 ) -> None:
-    """Refuse to evaluate on a list without labels, where every prediction is wrong."""
+    """Reject evaluation on a list without labels, where every prediction is wrong."""
     if any(label != -1 for video in videos for label in video.labels):
         return
     evaluators = cfg.get(f'{split}_evaluator') or []
@@ -223,7 +223,7 @@ def _check_labels(
 
 
 def _check_classes(cfg: Config, listing: Listing, videos: list[Listed]) -> None:
-    """Compare the labels of a list with the classes of the model, where both exist."""
+    """Compare the labels of a list with the classes of the model, if both exist."""
     num_classes = _num_classes(cfg)
     labelled = [video for video in videos if video.labels]
     if num_classes is None or not labelled:
@@ -253,9 +253,9 @@ def _check_classes(cfg: Config, listing: Listing, videos: list[Listed]) -> None:
 
 
 def _check_first_label(listing: Listing, labels: set[int], num_classes: int) -> None:
-    """Refuse labels that are counted from 1, where the last class has no video.
+    """Reject labels that start at 1, in the case that the last class has no video.
 
-    A list to test on may lack a class by chance, though hardly the first one only.
+    A test list may lack a class by chance, but it is unlikely to lack only the first.
     """
     lacking = num_classes - len(labels)
     if 0 in labels or -1 in labels or num_classes < 3:
@@ -279,7 +279,7 @@ def _num_classes(cfg: Config) -> Optional[int]:
 
 
 def _look_for(listing: Listing, videos: list[Listed]) -> None:
-    """Look for a few videos all over the list, so that a wrong folder shows at once."""
+    """Look for a few videos across the list, so that a wrong folder shows at once."""
     some = videos[:: max(1, len(videos) // LOOKED_FOR)]
     missing = [video for video in some if not Path(video.path).exists()]
     if len(missing) > (len(some) - 1 if listing.node.get('on_error') == 'skip' else 0):
@@ -296,7 +296,7 @@ def _look_for(listing: Listing, videos: list[Listed]) -> None:
 
 
 def _look_into(listing: Listing, video: Listed) -> None:
-    """Read a few extracted frames, so that a wrong name of them shows at once."""
+    """Read a few extracted frames, so that a wrong file name shows at once."""
     try:
         video.check(full=False)
     except VideoError as error:
@@ -308,5 +308,5 @@ def _look_into(listing: Listing, video: Listed) -> None:
 
 
 def is_local(*paths: str) -> bool:
-    """Tell paths from addresses such as 's3://...'; one letter is a Windows drive."""
+    """Tell paths from URLs such as 's3://...'; a single letter is a Windows drive."""
     return not any(re.match(r'[\w-]{2,}:', path) for path in paths)

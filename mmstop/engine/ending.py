@@ -9,17 +9,19 @@ __all__ = ['end_process_group']
 
 
 def end_process_group() -> None:
-    """End the process group and its threads, if there is one, before the process ends.
+    """End the process group and its threads, if any, before the process ends.
 
-    Call it where all went well and no variable holds the runner or the model any more.
-    Their reference cycles hold DDP's reducer, and that the group, which lives on
-    through ``destroy_process_group`` until they are collected.
+    Call this after a successful run, once no variable refers to the runner or the model
+    any more. Their reference cycles keep DDP's reducer alive, and the reducer keeps the
+    group alive. So the group survives ``destroy_process_group`` until the cycles are
+    collected.
 
-    Symptom without it: in some runs "terminate called without an active exception", a
-    SIGABRT of a rank that had finished, for which torchrun kills the others. A thread
-    of gloo frees the tensors of the last collective and needs the interpreter's lock
-    for it. Python before 3.14 unwinds a thread that asks for the lock while the
-    interpreter ends, and C++ terminates the process where it may not be unwound.
+    Without this call, some runs fail with "terminate called without an active
+    exception": a rank that had finished gets a SIGABRT, and torchrun kills the others.
+    The cause is a gloo thread that frees the tensors of the last collective, for which
+    it needs the GIL. Before Python 3.14, a thread that requests the GIL while the
+    interpreter shuts down is unwound. Where it may not be unwound, C++ terminates the
+    process.
     """
     if is_distributed():
         gc.collect()

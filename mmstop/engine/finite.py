@@ -1,4 +1,4 @@
-"""Stop, or pass over, a training step whose numbers are NaN or infinite."""
+"""Stop at, or skip, a training step whose numbers are NaN or infinite."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, update_wrapper
@@ -21,7 +21,7 @@ NAME_KEYS = ('filename', 'frame_dir', 'video_id')  # of a sample, the best name 
 
 
 class Record(NamedTuple):
-    """What the error says of a batch; it is made only when there is one."""
+    """What the error says about a batch; created only if there is an error."""
 
     names: list[str]
     faulty: list[str]  # those whose inputs are not finite
@@ -30,29 +30,30 @@ class Record(NamedTuple):
 
 @HOOKS.register_module()
 class FiniteHook(Hook):
-    """Let no optimizer step happen on a loss or gradients that are NaN or infinite.
+    """Prevent optimizer steps on a loss or gradients that are NaN or infinite.
 
-    Before each step the losses since the last one and the norm of all gradients are
-    looked at, in all processes together, which costs one synchronisation with the GPU.
-    A NaN in the inputs arrives there through the loss. The samples of the data set are
-    made to keep their file names, so that the error can tell them.
+    Before each step, the hook checks the losses since the last step and the norm of all
+    gradients, across all processes. This costs one synchronisation with the GPU. A NaN
+    in the inputs shows up in the loss. The hook makes the samples of the data set keep
+    their file names, so that the error can name them.
 
-    Each of several optimizers (``OptimWrapperDict``) is watched by itself: one may skip
-    a step that another takes. The averaged model then waits for both.
+    With several optimizers (``OptimWrapperDict``), each is watched separately: one may
+    skip a step that another takes. The averaged model then waits for both.
 
-    Under ``AmpOptimWrapper`` the gradients are left to the loss scaler, which tries its
-    scale by them: steps that it skips count as skipped, whatever ``action`` is.
+    Under ``AmpOptimWrapper`` the gradients are left to the loss scaler, which uses them
+    to test its scale. Steps that it skips count as skipped, whatever ``action`` is.
 
     Args:
-        action: 'raise' stops the run; 'skip' goes on with the next batch, leaving
-            parameters, optimizer and averaged model (``EMAHook``) as they were. What
-            forward passes change, such as BatchNorm's statistics, is not put back.
-        max_skips: more steps skipped in a row by one optimizer stop the run. A loss
-            scaler that starts at 2**16 has come down to 1/16 after 20.
+        action: 'raise' stops the run; 'skip' continues with the next batch and leaves
+            the parameters, the optimizer and the averaged model (``EMAHook``) as they
+            were. Changes made by forward passes, such as BatchNorm statistics, are not
+            undone.
+        max_skips: the run stops if one optimizer skips more steps than this in a row.
+            After 20 skips, a loss scaler that starts at 2**16 has come down to 1/16.
 
     Raises:
-        ValueError: ``action`` is unknown or ``max_skips`` negative.
-        FloatingPointError: in training; it names the videos.
+        ValueError: ``action`` is unknown or ``max_skips`` is negative.
+        FloatingPointError: during training; the message names the videos.
     """
 
     @typed
@@ -68,7 +69,7 @@ class FiniteHook(Hook):
         self._in_epoch = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Step in where MMEngine has no hook: between a backward pass and its step."""
+        """Act between a backward pass and its step, where MMEngine has no hook."""
         wrapper = runner.optim_wrapper
         several = isinstance(wrapper, OptimWrapperDict)
         for one in wrapper.values() if several else [wrapper]:
@@ -144,11 +145,11 @@ class FiniteHook(Hook):
 
 
 class Watched:
-    """An optimizer and what is known of its next step."""
+    """An optimizer and what is known about its next step."""
 
     def __init__(self, wrapper: OptimWrapper) -> None:
         self.wrapper = wrapper
-        self.seen: list[tuple[Any, Tensor]] = []  # batches and losses since a step
+        self.seen: list[tuple[Any, Tensor]] = []  # since the last step
         self.stepped = False
         self.in_a_row = 0  # of skipped steps
 
@@ -156,7 +157,7 @@ class Watched:
         self.stepped = True
 
     def gradients(self) -> list[Tensor]:
-        """List the gradients; none where a loss scaler looks at them itself."""
+        """List the gradients; none if a loss scaler checks them itself."""
         if isinstance(self.wrapper, AmpOptimWrapper):
             return []
         groups = self.wrapper.optimizer.param_groups
@@ -170,14 +171,14 @@ REMEDY = (
 
 
 def _around(owner: Any, name: str, outer: Callable) -> None:
-    """Replace a method of one object by ``outer(method, ...)``."""
+    """Replace a method of one object with ``outer(method, ...)``."""
     method = getattr(owner, name)
-    # The schedulers look at the method's attributes for the marks that they left there.
+    # The schedulers look for the marks that they left in the method's attributes.
     setattr(owner, name, update_wrapper(partial(outer, method), method))
 
 
 def _all_finite(losses: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
-    """Tell, alike in all processes, whether all is finite in all of them."""
+    """Tell whether all values are finite in all processes; all get the same answer."""
     norms = [get_total_norm(grads)] if grads else []
     numbers = torch.stack([*losses, *norms]) if losses or norms else torch.zeros(1)
     finite = numbers.isfinite().all().int()
@@ -189,7 +190,7 @@ def _all_finite(losses: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
 
 
 def _describe(runner: Runner, seen: Sequence[tuple[Any, Tensor]]) -> str:
-    """Say what is not finite, and in which videos of which process it may begin."""
+    """Say what is not finite, and which videos in which process may be the cause."""
     records = [Record(*_name_videos(batch), loss.item()) for batch, loss in seen]
     records = [r for of_rank in all_gather_object(records) for r in of_rank]
     faulty = [name for r in records for name in r.faulty]
@@ -217,7 +218,7 @@ def _when(runner: Runner) -> str:
 
 
 def _name_videos(batch: Any) -> tuple[list[str], list[str]]:
-    """Name the samples of a batch, and those of them whose inputs are not finite."""
+    """Name the samples of a batch, and those whose inputs are not finite."""
     batch = batch if isinstance(batch, dict) else {}
     samples, inputs = batch.get('data_samples') or [], batch.get('inputs', [])
     names = [_name(sample) for sample in samples]
@@ -235,9 +236,9 @@ def _name(sample: Any) -> str:
 
 
 def _keep_names(dataset: Any) -> None:
-    """Let the samples keep the names of their files, also where data sets are joined.
+    """Make samples keep the names of their files, including in joined data sets.
 
-    Data workers that run already, as those of ``IterBasedTrainLoop``, do not see it.
+    Data workers that are already running, as in ``IterBasedTrainLoop``, do not see it.
     """
     for step in _steps(dataset):
         if hasattr(step, 'meta_keys'):
@@ -245,7 +246,7 @@ def _keep_names(dataset: Any) -> None:
 
 
 def _steps(dataset: Any) -> Iterator[Any]:
-    """Find the transforms of a data set and of those inside it."""
+    """Find the transforms of a data set and of the data sets inside it."""
     yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     inside = [getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', [])]
     for child in inside:

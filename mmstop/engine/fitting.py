@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a model, and whether a run can go on from it."""
+"""Check whether a checkpoint fits a model, and whether a run can resume from it."""
 
 from collections.abc import Iterator
 from numbers import Real
@@ -31,12 +31,12 @@ UNKNOWN = (
 
 
 def find_misfits(model: nn.Module, checkpoint: dict, cfg: Any) -> str:
-    """Tell in what a checkpoint and a model differ; '' if in nothing.
+    """Describe how a checkpoint and a model differ; '' if they do not.
 
-    Frozen parameters may be missing, since the towers bring them.
+    Frozen parameters may be missing, since the towers load them.
 
     Args:
-        cfg: the config whose ``model`` it is.
+        cfg: the config that the model was built from.
     """
     given = {name: tuple(v.shape) for name, v in _tensors(checkpoint).items()}
     meta = _meta(checkpoint)
@@ -66,12 +66,12 @@ def find_misfits(model: nn.Module, checkpoint: dict, cfg: Any) -> str:
 
 
 def lacks_identity(checkpoint: dict) -> bool:
-    """Tell whether a checkpoint is too old, or not ours, to know its model."""
+    """Tell whether a checkpoint is too old to know its model, or not from mmstop."""
     return 'frozen' not in (checkpoint.get('meta') or {})
 
 
 def list_classes(model: nn.Module) -> dict[str, list[str]]:
-    """List the classes of text heads, of which no parameter tells."""
+    """List the classes of text heads, which no parameter reveals."""
     modules = model.named_modules()
     return {name: m.classes for name, m in modules if isinstance(m, CLIPTextHead)}
 
@@ -86,7 +86,7 @@ def _tensors(checkpoint: dict, entry: str = 'state_dict') -> dict[str, torch.Ten
 
 
 def _meta(checkpoint: dict) -> dict[str, dict]:
-    """Return what we noted in a checkpoint, empty where it is not what we note."""
+    """Return what mmstop stored in a checkpoint; empty if it is not in our format."""
     meta = checkpoint.get('meta') or {}
     found = {name: meta.get(name) for name in ('classes', 'frozen', 'model')}
     dicts: dict[str, dict] = {
@@ -105,16 +105,16 @@ def _meta(checkpoint: dict) -> dict[str, dict]:
 
 
 def refuse_bad_numbers(model: nn.Module, checkpoint: Any, name: str) -> None:
-    """Refuse weights that no training leaves behind.
+    """Reject weights that training cannot have produced.
 
     Args:
-        checkpoint: what was read of a file.
+        checkpoint: what was read from a file.
         name: what to call it.
 
     Raises:
-        ConfigError: a weight that the model would take is NaN or infinite, or of
-            another kind than the model's (integers for floats, for one); or the
-            checkpoint is no dict.
+        ConfigError: a weight that the model would load is NaN or infinite, or of a
+            different kind from the model's (integers instead of floats, for example);
+            or the checkpoint is not a dict.
     """
     if not isinstance(checkpoint, dict):
         raise ConfigError(
@@ -125,7 +125,7 @@ def refuse_bad_numbers(model: nn.Module, checkpoint: Any, name: str) -> None:
     for entry in ('state_dict', 'ema_state_dict'):
         for key, value in _tensors(checkpoint, entry).items():
             if key not in own or own[key].shape != value.shape:
-                continue  # it is not taken, or refused elsewhere
+                continue  # it is not loaded, or rejected elsewhere
             if _kind(value) != _kind(own[key]):
                 raise ConfigError(
                     f'{name} holds {key} as {_kind(value)} ({value.dtype}), expected '
@@ -152,14 +152,14 @@ def _kind(value: torch.Tensor) -> str:
 
 
 def refuse_other_run(runner: Runner, checkpoint: dict, name: str) -> None:
-    """Refuse to resume what a run of this config cannot go on from.
+    """Reject a checkpoint from which a run of this config cannot resume.
 
     Args:
         name: what to call the checkpoint.
 
     Raises:
-        ConfigError: it does not say how far training had come, or another kind of
-            optimizer was at work.
+        ConfigError: it does not record how far training had progressed, or it was
+            saved with a different kind of optimizer.
     """
     faults = [
         *_find_state_faults(checkpoint),
@@ -190,7 +190,7 @@ def _find_state_faults(checkpoint: dict) -> Iterator[str]:
 
 
 def name_optimizers(runner: Any) -> dict[str, str]:
-    """Name the class of each optimizer, by the key of its wrapper; '' if alone."""
+    """Name each optimizer's class, by its wrapper's key; '' if there is only one."""
     return {key: type(o).__name__ for key, o in _optimizers(runner).items()}
 
 
@@ -218,7 +218,8 @@ def _find_optimizer_faults(runner: Runner, checkpoint: dict) -> Iterator[str]:
             yield 'its optimizer has no parameter groups'
             continue
         kind = type(optimizer).__name__
-        # Versions of torch add options; another kind lacks some and has others.
+        # Newer versions of torch only add options. A different kind of optimizer both
+        # lacks some and has others.
         options = {k for k in groups[0] if k != 'params' and 'initial' not in k}
         known = optimizer.defaults.keys()
         lacking, unknown = known - options, options - known

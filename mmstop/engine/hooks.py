@@ -1,4 +1,4 @@
-"""Hooks: checkpoints of what was trained, repeatable epochs, a line on the model."""
+"""Hooks: checkpoints of what was trained, repeatable epochs, a model summary line."""
 
 import random
 from typing import Any, Optional
@@ -40,23 +40,23 @@ __all__ = [
 class TrainableCheckpointHook(SafeCheckpointHook):
     """Save what was trained and refuse to load what does not fit.
 
-    The frozen parameters of CLIP's towers are left out where they are those that
-    ``weights=`` brings; all else is saved, in the order that
-    :class:`SafeCheckpointHook` keeps. A digest of what is left out and the arguments of
-    the model are saved with it.
+    The frozen parameters of CLIP's towers are left out if they are the ones that
+    ``weights=`` loads. Everything else is saved, in the order of operations described
+    in :class:`SafeCheckpointHook`. The checkpoint also holds a digest of what is left
+    out and the arguments of the model.
 
     Args:
-        strict: raise where a checkpoint lacks a trainable parameter, has one that the
-            model does not know or of another shape, or was trained over another CLIP,
-            with other arguments of the model, on other classes or on the same in
-            another order. False is for transfer between models: what does not fit is
-            skipped, as MMEngine does.
-        **kwargs: those of MMEngine's ``CheckpointHook``.
+        strict: raise if a checkpoint lacks a trainable parameter, or has one that the
+            model does not know or that has a different shape. Also raise if it was
+            trained with a different CLIP, different model arguments, different classes
+            or the same classes in a different order. False is for transfer between
+            models: what does not fit is skipped, as in MMEngine.
+        **kwargs: arguments of MMEngine's ``CheckpointHook``.
 
     Raises:
-        ConfigError: on loading, see ``strict``; and always where a weight is NaN,
-            infinite or no number of the model's kind, or a run cannot go on from what
-            the checkpoint holds.
+        ConfigError: on loading, see ``strict``. Also, regardless of ``strict``, if a
+            weight is NaN, infinite or not of the model's kind of number, or if a run
+            cannot resume from what the checkpoint holds.
     """
 
     @typed
@@ -67,10 +67,10 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         self._notes: dict[str, dict] = {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Drop what ``weights=`` brings, and note which model this is."""
+        """Drop what ``weights=`` loads, and record which model this is."""
         super().before_save_checkpoint(runner, checkpoint)
         model = unwrap(runner.model)
-        if self._left_out is None:  # nothing that is frozen changes in training
+        if self._left_out is None:  # frozen parameters do not change in training
             self._left_out = left_out(model)
             self._notes = dict(
                 frozen=digest_frozen(model, self._left_out),
@@ -108,13 +108,13 @@ class TrainableCheckpointHook(SafeCheckpointHook):
 
 
 def refuse_untrained(model: nn.Module, config: str) -> None:
-    """Refuse to use a model as it was built, if some of it is to be trained.
+    """Refuse to use a model without a checkpoint if it has trainable parts.
 
     Args:
         config: what to call its config.
 
     Raises:
-        ConfigError: it needs a checkpoint.
+        ConfigError: the model needs a checkpoint.
     """
     if trained := sum(p.numel() for p in model.parameters() if p.requires_grad):
         raise ConfigError(
@@ -124,16 +124,16 @@ def refuse_untrained(model: nn.Module, config: str) -> None:
 
 
 def unwrap(model: Any) -> Any:
-    """Return the model inside a wrapper of several processes, or the model itself."""
+    """Return the model inside a distributed wrapper, or the model itself."""
     return model.module if is_model_wrapper(model) else model
 
 
 @HOOKS.register_module()
 class ModelInfoHook(Hook):
-    """Log in one line how much of the model trains and where CLIP came from.
+    """Log in one line how much of the model is trainable and where CLIP came from.
 
     Raises:
-        ConfigError: the towers are of different CLIPs.
+        ConfigError: the towers come from different CLIP models.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -155,11 +155,11 @@ class ModelInfoHook(Hook):
 
 @HOOKS.register_module()
 class ReseedHook(Hook):
-    """Seed every epoch by its number, so that a resumed run repeats an undisturbed one.
+    """Seed every epoch by its number, so a resumed run repeats an uninterrupted one.
 
-    Without it the random state at an epoch's start depends on all that ran before.
-    Data workers take part through :func:`seed_worker`; each draws from its own state,
-    so that a run repeats only with the same number of them.
+    Without this hook, the random state at the start of an epoch depends on everything
+    that ran before. Data workers are seeded through :func:`seed_worker`. Each draws
+    from its own state, so a run is repeatable only with the same number of workers.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -169,10 +169,10 @@ class ReseedHook(Hook):
 
 @FUNCTIONS.register_module()
 def seed_worker(worker_id: int) -> None:
-    """Seed a data worker by what the main process drew when the epoch began.
+    """Seed a data worker from what the main process drew when the epoch began.
 
-    MMEngine's own function gives a worker the same seed in every epoch. It takes
-    ``persistent_workers=False`` for workers to be seeded anew.
+    MMEngine's own function gives a worker the same seed in every epoch. Workers are
+    reseeded only with ``persistent_workers=False``.
     """
     _seed_all(torch.initial_seed() % 2**32)
 

@@ -1,8 +1,8 @@
-"""Which model a checkpoint was made with: its arguments and the CLIP under it.
+"""Identify the model behind a checkpoint: its arguments and the underlying CLIP.
 
-Checkpoints leave out the frozen parameters of the towers, and no tensor tells of an
-argument such as STOP's ``alpha``. So each carries, as plain data, a digest of what it
-leaves out and all arguments of its model, those by default included.
+Checkpoints leave out the frozen parameters of the towers, and no tensor reveals an
+argument such as STOP's ``alpha``. So each checkpoint carries, as plain data, a digest
+of what it leaves out and all arguments of its model, including default values.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ __all__ = [
     'left_out',
 ]
 
-# Arguments of any model that leave its outputs as they are, or are compared elsewhere.
+# Arguments of any model that do not affect its outputs, or are compared elsewhere.
 NEUTRAL = {
     *('weights', 'pretrained', 'init_cfg'),  # the tensors themselves are compared
     *('trainable', 'loss_cls', 'label_smooth_eps', 'blending', 'train_cfg'),  # training
     *('checkpoint', 'compile', 'with_cp'),  # how it is computed, not what
-    *('classes', 'num_classes'),  # by their names and shapes
-    *('average_clips', 'topk', 'test_cfg'),  # what is made of the scores
+    *('classes', 'num_classes'),  # compared by name and shape
+    *('average_clips', 'topk', 'test_cfg'),  # how the scores are used
     '_scope_',
 }
 
@@ -41,7 +41,7 @@ NEUTRAL = {
 
 
 def left_out(model: nn.Module) -> dict[str, list[str]]:
-    """List, by tower, the frozen parameters that are as ``weights=`` brought them."""
+    """List, by tower, the frozen parameters unchanged since ``weights=`` set them."""
     return {
         prefix: [
             name
@@ -54,7 +54,7 @@ def left_out(model: nn.Module) -> dict[str, list[str]]:
 
 
 def digest_frozen(model: nn.Module, names: dict[str, list[str]]) -> dict[str, dict]:
-    """Hash the parameters of these names, by tower, in about a second for 600 MB."""
+    """Hash the named parameters, by tower; 600 MB take about a second."""
     return {
         prefix: dict(weights=tower.source, sha256=_digest(tower, names[prefix]))
         for prefix, tower in _towers(model).items()
@@ -63,10 +63,10 @@ def digest_frozen(model: nn.Module, names: dict[str, list[str]]) -> dict[str, di
 
 
 def compare_frozen(model: nn.Module, stored: dict, given: set[str]) -> list[str]:
-    """Tell which towers have other parameters than a checkpoint left out.
+    """Tell which towers have parameters that differ from those a checkpoint left out.
 
     Args:
-        stored: what :func:`digest_frozen` made.
+        stored: the result of :func:`digest_frozen`.
         given: names of all parameters that the checkpoint holds.
     """
     towers = _towers(model)
@@ -110,25 +110,25 @@ class Argument(NamedTuple):
     """A value in the config of a model."""
 
     value: Any  # plain data
-    is_default: bool  # that of its class
+    is_default: bool  # equal to the default of its class
 
 
 def describe_arguments(cfg: Any) -> dict[str, Any]:
-    """Return all arguments in ``cfg.model`` that may change outputs: path -> value."""
+    """Return all arguments in ``cfg.model`` that may affect outputs: path -> value."""
     return {path: argument.value for path, argument in _arguments(cfg).items()}
 
 
 def compare_arguments(cfg: Any, stored: dict[str, Any]) -> list[str]:
     """Tell which arguments in ``cfg.model`` differ from those of a checkpoint.
 
-    Parts at the same place and of the same class are compared, so that a recognizer's
-    backbone may go on in a retriever. An argument that a checkpoint does not know is as
-    good as its default.
+    Only parts at the same place and of the same class are compared, so a recognizer's
+    backbone can be reused in a retriever. An argument that is missing in the checkpoint
+    counts as its default.
     """
     own = _arguments(cfg)
     here = {path: argument.value for path, argument in own.items()}
     kinds, before = _kinds(here), _kinds(stored)
-    if not kinds:  # a model that was built from no config
+    if not kinds:  # the model was not built from a config
         return []
     same = {part for part in kinds if kinds[part] == before.get(part)}
     differing = []
@@ -138,7 +138,7 @@ def compare_arguments(cfg: Any, stored: dict[str, Any]) -> list[str]:
                 differs = not own[path].is_default
             else:
                 differs = path not in here or here[path] != stored[path]
-        else:  # another class: of a part that is one fault, of the whole none
+        else:  # a different class: one fault for a part, none for the whole
             part = path.removesuffix('type').removesuffix('.')
             is_type = part in kinds and part in before and path.endswith('type')
             differs = is_type and '' in same
@@ -152,7 +152,7 @@ def compare_arguments(cfg: Any, stored: dict[str, Any]) -> list[str]:
 
 
 def _kinds(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the classes of the parts, by their paths; '' is the model."""
+    """Return the classes of the parts, by path; '' is the model."""
     return {
         path.removesuffix('type').removesuffix('.'): value
         for path, value in arguments.items()
@@ -209,7 +209,7 @@ def _find_class(node: dict) -> Any:
 
 
 def _defaults(cls: Any) -> dict[str, Any]:
-    """Return the defaults of a constructor, and of those that it hands ``**kwargs``."""
+    """Return the defaults of a constructor and of those it passes ``**kwargs`` to."""
     defaults: dict[str, Any] = {}
     for owner in inspect.getmro(cls) if inspect.isclass(cls) else [cls]:
         init = vars(owner).get('__init__') if inspect.isclass(owner) else owner
@@ -225,7 +225,7 @@ def _defaults(cls: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as what a checkpoint may hold."""
+    """Convert a value to a form that a checkpoint may hold."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):

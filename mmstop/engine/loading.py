@@ -1,4 +1,4 @@
-"""Reading a config, with what a command line changes in it."""
+"""Read a config and apply the changes from the command line."""
 
 import os
 import sys
@@ -26,23 +26,23 @@ from .settings import SETTINGS, apply_own_settings, change_setting, parts
 
 __all__ = ['SCALARS', 'load_config']
 
-SCALARS = (str, int, float)  # no dict, though not None, which takes a part away
+SCALARS = (str, int, float)  # not a dict; not None either, which removes a part
 
 
 def load_config(
     path: str, options: Optional[dict] = None, rawframes: bool = False
 ) -> Config:
-    """Read a config and merge what ``--cfg-options`` gave, {'a.b.c': value}.
+    """Read a config and merge the ``--cfg-options``, {'a.b.c': value}.
 
-    The names of ``SETTINGS`` are written to all their places before the others.
+    Options named in ``SETTINGS`` are applied first, in every place that holds them.
 
     Args:
-        rawframes: before that, let it read extracted frames instead of videos.
+        rawframes: before that, make it read extracted frames instead of videos.
 
     Raises:
-        ConfigError: there is no such file, it is no Python, a module that it imports
-            is missing, or an option is not in the config and no argument of the class
-            that it would configure.
+        ConfigError: the file does not exist or is not valid Python, a module that it
+            imports is missing, or an option is neither in the config nor an argument
+            of the class that it would configure.
     """
     if not Path(path).is_file():
         raise ConfigError(f'config {path!r}: there is no such file')
@@ -67,12 +67,12 @@ def load_config(
 
 
 def _read(path: str) -> Config:
-    """Read a config, whose own modules may lie in the working directory."""
+    """Read a config, whose own modules may be in the working directory."""
     try:
         return _read_once(path)
     except ImportError:
-        # Last, so that nothing there hides an installed package; data workers and
-        # classes that are imported later find it, too.
+        # Last, so that nothing there shadows an installed package. Data workers and
+        # classes that are imported later find it too.
         sys.path.append(os.getcwd())
     try:
         return _read_once(path)
@@ -88,7 +88,7 @@ def _read(path: str) -> Config:
 
 def _read_once(path: str) -> Config:
     cfg = Config.fromfile(path)
-    if getattr(cfg, '_imported_names', None):  # imported when they are looked at
+    if getattr(cfg, '_imported_names', None):  # imported on access
         list(parts(cfg))
     return cfg
 
@@ -97,7 +97,7 @@ def _read_once(path: str) -> Config:
 
 
 def _check_option(cfg: Config, option: str, options: dict) -> None:
-    """Follow an option into the config, to a key that exists or a new argument."""
+    """Follow an option into the config, to an existing key or a new argument."""
     keys = option.split('.')
     if keys[0] not in RUNNER_KEYS:
         raise ConfigError(_no_such_key(cfg, option))
@@ -137,7 +137,7 @@ def _check_option(cfg: Config, option: str, options: dict) -> None:
 def _check_new_key(
     key: str, node: dict, place: Place, option: str, options: dict
 ) -> None:
-    """Allow a new key where the class that is configured has such an argument."""
+    """Allow a new key if the configured class has an argument of that name."""
     if not place.path:  # a key of the runner, which the config file leaves out
         return
     if f'{place.path}.{key}.type' in options:  # a new part, checked when it is merged
@@ -186,7 +186,7 @@ def _copies_of(value: Any, node: Any, path: str) -> Iterator[str]:
         yield path
     elif isinstance(node, dict):
         for key, child in node.items():
-            if isinstance(key, str):  # others are data, such as label maps
+            if isinstance(key, str):  # other keys are data, such as label maps
                 yield from _copies_of(value, child, f'{path}.{key}')
     elif isinstance(node, (list, tuple)):
         for i, child in enumerate(node):

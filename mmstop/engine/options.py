@@ -1,4 +1,4 @@
-"""Changes of a config on a command line."""
+"""Config changes from the command line."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ __all__ = ['KeyValues']
 
 
 class KeyValues(DictAction):
-    """MMEngine's KEY=VALUE pairs, which call what is none wrong usage."""
+    """MMEngine's KEY=VALUE pairs, which report anything else as a usage error."""
 
     def __call__(
         self,

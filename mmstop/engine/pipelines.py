@@ -1,4 +1,4 @@
-"""What a pipeline makes of a video, told from its config."""
+"""Work out from a pipeline's config what it does to a video."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +25,7 @@ def kind(step: dict) -> str:
 
 
 def output_size(steps: Sequence[dict]) -> Optional[tuple[int, int]]:
-    """Return height and width of a pipeline's frames, or None where it cannot tell."""
+    """Return the height and width of a pipeline's frames, or None if unknown."""
     size: Any = None
     for step in steps:
         name = kind(step)
@@ -40,7 +40,7 @@ def output_size(steps: Sequence[dict]) -> Optional[tuple[int, int]]:
 
 
 def small_crop(steps: Sequence[dict]) -> Optional[str]:
-    """Say which crop is larger than the frames that a step before it makes."""
+    """Say which crop is larger than the frames that an earlier step produces."""
     short = None
     for step in steps:
         name = kind(step)
@@ -68,7 +68,7 @@ def _pair(size: Any) -> Optional[tuple[int, int]]:
 
 
 def is_random(step: dict, place: Place) -> bool:
-    """Tell whether a step does something else each time.
+    """Tell whether a step does something different each time.
 
     Args:
         place: where it is in the config.

@@ -1,4 +1,4 @@
-"""Let a config for video files read frames that were extracted from them."""
+"""Make a config for video files read frames that were extracted from them."""
 
 import re
 from pathlib import PurePosixPath
@@ -18,13 +18,14 @@ __all__ = ['use_rawframes']
 
 
 def use_rawframes(cfg: Config) -> None:
-    """Change the data sets of videos and labels of a config, in place.
+    """Switch a config's data sets of labelled videos to raw frames, in place.
 
-    Lists and folders get the names that MMAction2's scripts give them: what ends in
-    'videos' ends in 'rawframes'. All else of a data set and its pipeline stays.
+    Lists and folders get the names that MMAction2's scripts give them: the ending
+    'videos' becomes 'rawframes'. The rest of a data set and its pipeline stays the
+    same.
 
     Raises:
-        ConfigError: there is no such data set.
+        ConfigError: the config has no such data set.
     """
     found = False
     for split in ('train', 'val', 'test'):
@@ -56,7 +57,7 @@ def _change(node: Any) -> None:
 
 
 def _renamed(path: str) -> str:
-    """Write 'rawframes' for 'videos' at the end of a file's or folder's name."""
+    """Replace 'videos' with 'rawframes' at the end of a file's or folder's name."""
     name = PurePosixPath(path).name
     return path[: len(path) - len(name)] + re.sub(r'videos(?=$|\.)', 'rawframes', name)
 

@@ -31,16 +31,16 @@ POINTER = 'last_checkpoint'
 
 
 class SaveError(OSError):
-    """A file could not be written; what stood in its place before still does."""
+    """A file could not be written; the previous one in its place is still there."""
 
 
 @register_backend('SafeBackend')
 class SafeBackend(LocalBackend):
-    """Local files that are whole or not there, and removals that wait.
+    """Local files that are either complete or absent, with deferred removal.
 
-    A file is written beside its place with ``.part`` behind its name, made durable and
-    renamed. What is removed stays until :meth:`remove_outdated`, for the moment when
-    nothing points to it any more.
+    A file is written next to its destination with ``.part`` appended to its name, made
+    durable and renamed. Removed files stay until :meth:`remove_outdated` is called,
+    once nothing points to them any more.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class SafeBackend(LocalBackend):
         """Write bytes to a file.
 
         Raises:
-            SaveError: the file system refuses, for being full, for one.
+            SaveError: the file system refuses, for example because it is full.
         """
         path, part = Path(filepath), Path(f'{filepath}.part')
         try:
@@ -64,22 +64,22 @@ class SafeBackend(LocalBackend):
             with suppress(OSError):
                 part.unlink()
             raise SaveError(_explain(path, len(obj), error)) from error
-        with suppress(OSError):  # some network file systems have no such call
+        with suppress(OSError):  # some network file systems do not support it
             _sync_folder(path.parent)
 
     def remove(self, filepath: Union[str, Path]) -> None:
-        """Note a file for removal."""
+        """Mark a file for removal."""
         self.outdated.append(str(filepath))
 
     def remove_outdated(self) -> None:
-        """Remove the files noted so far; one that is gone already is no error."""
+        """Remove the files marked so far; a missing file is not an error."""
         for path in self.outdated:
             Path(path).unlink(missing_ok=True)
         self.outdated.clear()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: it is a change of the folder."""
+    """Make a rename durable: a rename is a change to the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,13 +100,13 @@ def _explain(path: Path, size: int, error: OSError) -> str:
 
 
 def lock_folder(folder: Union[str, Path]) -> Optional[IO]:
-    """Keep other processes from training in a folder, until the file is closed.
+    """Keep other processes from training in a folder until the file is closed.
 
-    The lock is the process's own: it ends with it, however that ends, and its data
-    workers have no part in it.
+    The lock belongs to the process alone. It ends when the process ends, for whatever
+    reason, and is not shared with data workers.
 
     Raises:
-        ConfigError: another process has it, or the folder cannot be written.
+        ConfigError: another process holds the lock, or the folder is not writable.
     """
     path = Path(folder, 'training.lock')
     try:
@@ -129,20 +129,20 @@ def lock_folder(folder: Union[str, Path]) -> Optional[IO]:
 
 
 class SafeCheckpointHook(CheckpointHook):
-    """Save such that a run killed at any moment ends as if it had not been.
+    """Save so that a run killed at any moment and resumed ends as if never killed.
 
-    A checkpoint is written beside its place and renamed once it is durable; then
-    ``last_checkpoint`` points to it; then what it outdates is removed, be it an old
-    checkpoint or what was best before. It is saved a second time after its epoch's
-    validation, which changes the best score and may change a scheduler. A run killed
-    between the two validates when it is resumed. This holds for local folders; in a
-    remote store, MMEngine's order holds.
+    A checkpoint is written next to its destination and renamed once it is durable. Then
+    ``last_checkpoint`` is updated to point to it. Then whatever it replaces is removed:
+    an old checkpoint or the previous best one. The checkpoint is saved a second time
+    after its epoch's validation, which changes the best score and may change a
+    scheduler. A run killed between the two saves validates when it is resumed. This
+    applies to local folders; a remote store keeps MMEngine's order.
 
-    A resumed run repeats an undisturbed one bit for bit on one machine if training is
+    A resumed run repeats an uninterrupted one bit for bit on one machine if training is
     epoch-based, every epoch is seeded (:class:`ReseedHook`) and checkpoints are saved
-    by epoch. An iteration-based loop is one epoch to MMEngine: it resumes with the same
-    data in the same order, but does not draw again the random numbers that the model
-    and validations drew, so that random transforms and dropout may differ.
+    by epoch. For MMEngine, an iteration-based loop is a single epoch. It resumes with
+    the same data in the same order, but does not redraw the random numbers that the
+    model and validations drew, so random transforms and dropout may differ.
     """
 
     file_backend: BaseStorageBackend
@@ -151,7 +151,7 @@ class SafeCheckpointHook(CheckpointHook):
     _lock: Optional[IO] = None
 
     def before_train(self, runner: Runner) -> None:
-        """Clear up after a killed run, and validate where it was killed before.
+        """Clean up after a killed run, and validate if it was killed before it could.
 
         Raises:
             ConfigError: another training is running in the same work directory.
@@ -171,7 +171,7 @@ class SafeCheckpointHook(CheckpointHook):
             runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Save what is best, and save again what has been validated by now."""
+        """Save the best checkpoint, and save again the one that was just validated."""
         runner.message_hub.update_info('awaits_validation', False)
         super().after_val_epoch(runner, metrics)  # saves again only after a new best
         step = self._step(runner)
@@ -185,14 +185,14 @@ class SafeCheckpointHook(CheckpointHook):
             self._lock.close()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note how far training is; ``FlexibleRunner`` counts an epoch twice."""
+        """Record the training progress; ``FlexibleRunner`` counts an epoch twice."""
         checkpoint.setdefault('meta', {}).update(self._progress or {})
 
     def _step(self, runner: Runner) -> int:
         return runner.epoch if self.by_epoch else runner.iter
 
     def _clear_up(self, runner: Runner) -> None:
-        """Remove what this run's own hook would have, had it not been killed."""
+        """Remove what the hook of the killed run would have removed."""
         outdated = runner.message_hub.get_info('outdated_ckpts')
         for name in outdated if isinstance(outdated, list) else []:
             if own_name(self, name) == name:
@@ -205,7 +205,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend.remove_outdated()
 
     def _owes_validation(self, runner: Runner) -> bool:
-        """Tell whether the loop would have validated before it went on."""
+        """Tell whether the loop would have validated before continuing."""
         loop = runner.train_loop
         kind = EpochBasedTrainLoop if self.by_epoch else IterBasedTrainLoop
         waits = runner.message_hub.get_info('awaits_validation', False)
@@ -226,7 +226,7 @@ class SafeCheckpointHook(CheckpointHook):
         super()._save_best_checkpoint(runner, metrics)
         self._progress = None
         if self.save_best and isinstance(self.file_backend, SafeBackend):
-            self.file_backend.remove_outdated()  # with no other checkpoint to note it
+            self.file_backend.remove_outdated()  # no other checkpoint records it
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         self._unvalidated, self._progress = None, dict(meta)
@@ -260,7 +260,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.remove_outdated()
 
     def _remember(self, runner: Runner, step: int) -> None:
-        """Note a checkpoint among those to keep, and the one that it outdates."""
+        """Record a checkpoint as one to keep, and the one that it replaces."""
         if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
             return
         if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
@@ -272,7 +272,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     @master_only
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
-        """Save the published keys of a checkpoint under a name that has their hash."""
+        """Save a checkpoint's published keys under a name that contains their hash."""
         checkpoint = CheckpointLoader.load_checkpoint(ckpt_path, map_location='cpu')
         keys = self.published_keys or ()
         published = {key: value for key, value in checkpoint.items() if key in keys}

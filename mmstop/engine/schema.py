@@ -1,4 +1,4 @@
-"""What may stand where in a config: its parts, their classes and their arguments."""
+"""What a config may contain and where: its parts, their classes and arguments."""
 
 import difflib
 import re
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-# Top-level keys that somebody reads: arguments of the runner, and what it asks for.
+# Top-level keys that are in use: arguments of the runner, and keys that it looks up.
 RUNNER_KEYS = (accepted_arguments(Runner) or set()) - {'cfg'} | {
     'activation_checkpointing',
     'compile',
@@ -52,8 +52,8 @@ RUNNER_KEYS = (accepted_arguments(Runner) or set()) - {'cfg'} | {
     'sync_bn',
 }
 
-# The registry in which a type is looked up first, by the key under which it stands;
-# other keys inherit that of the dict around them.
+# The registry in which a type is looked up first, by the key of the dict that has it.
+# Other keys inherit the registry of the enclosing dict.
 REGISTRIES: dict[str, Registry] = {
     'batch_sampler': root.DATA_SAMPLERS,
     'collate_fn': root.FUNCTIONS,
@@ -81,7 +81,7 @@ REGISTRIES: dict[str, Registry] = {
     'worker_init_fn': root.FUNCTIONS,
 }
 
-# Arguments that MMEngine takes out before it builds a type of a registry.
+# Arguments that MMEngine removes before it builds a type from a registry.
 TAKEN_OUT = {
     root.HOOKS: {'priority'},
     root.OPTIM_WRAPPERS: {'constructor', 'paramwise_cfg'},
@@ -110,14 +110,14 @@ PLAIN = {
     },
 }
 
-MARKS = {'_delete_', '_scope_', 'type'}  # keys of MMEngine's own, in any dict
+MARKS = {'_delete_', '_scope_', 'type'}  # MMEngine's own keys, in any dict
 
-# Below the top level: dicts that are data, or in which 'type' is no registered name.
+# Below the top level: dicts that are data, or whose 'type' is not a registered name.
 FREE = re.compile(
     r'_args$|_cfg$|_pathway$|^(clip_grad|consensus|custom_keys|metainfo|policies)$'
 )
 
-# Where a dict without a type is always a mistake.
+# Places where a dict without a type is always a mistake.
 TYPED = re.compile(
     r'^(default_hooks|custom_hooks)\.[^.]+$|\.pipeline\.\d+$|\.(dataset|optimizer)$'
     r'|^model(\.(backbone|cls_head|clip|text))*$'
@@ -127,7 +127,7 @@ FOREIGN = ('timm.', 'torchvision.')  # MMAction2 builds these itself
 
 
 class Place(NamedTuple):
-    """Where in a config a value stands."""
+    """The place of a value in a config."""
 
     path: str
     registry: Optional[Registry]
@@ -144,7 +144,7 @@ def enter(place: Place, key: str) -> Place:
 
 
 def arguments_at(node: dict, place: Place) -> Optional[set[str]]:
-    """Return the keys that a dict may have besides MARKS; None if any will do."""
+    """Return the keys that a dict may have besides MARKS; None if it may have any."""
     target = target_at(node, place)
     if target is None:
         return PLAIN.get(place.path)
@@ -185,14 +185,14 @@ def target_at(node: dict, place: Place) -> Optional[Callable]:
 
 
 def _in_scope(registry: Registry, scope: str) -> AbstractContextManager[Registry]:
-    """Give the registry of a scope in which MMEngine looks a type up."""
-    if registry is root.FUNCTIONS:  # where it looks in the root only
+    """Return the registry of a scope, where MMEngine looks up a type."""
+    if registry is root.FUNCTIONS:  # looked up in the root only
         return nullcontext(registry)
     return registry.switch_scope_and_registry(scope)
 
 
 def _default_target(node: dict, path: str) -> Optional[Callable]:
-    """Name the class that MMEngine builds where a dict has no type."""
+    """Return the class that MMEngine builds if a dict has no type."""
     if path == 'train_cfg':
         by_epoch = node.get('by_epoch', 'max_iters' not in node)
         return EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop
@@ -213,7 +213,7 @@ def _registered(registry: Optional[Registry]) -> set[str]:
 
 
 def suggest(word: str, names: Iterable[str]) -> str:
-    """Name what was probably meant: the nearest name, or all of a few."""
+    """Suggest what was probably meant: the nearest name, or all if they are few."""
     names = sorted(names)
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
     if near:

@@ -1,9 +1,9 @@
 """Settings that a config holds in several places, changed in all of them at once.
 
-The architecture and the weights of CLIP stand at both towers, the number of frames in
-the pipelines of training, validation and testing. ``num_frames=8`` on a command line
-changes all of them, and so does a line ``num_frames = 8`` of a config that inherits
-the pipelines, which MMEngine alone would leave as they are.
+Both towers hold the architecture and the weights of CLIP. The pipelines of training,
+validation and testing all hold the number of frames. ``num_frames=8`` on the command
+line changes all of these pipelines. So does a line ``num_frames = 8`` in a config that
+inherits the pipelines, which MMEngine alone would leave unchanged.
 """
 
 import ast
@@ -42,7 +42,7 @@ SIZES = ('short_side', 'scale', 'crop_size', 'size')  # arguments in pixels
 
 
 class Slot(NamedTuple):
-    """A place that holds a setting, and what is to be written there."""
+    """A place that holds a setting, and the value to write there."""
 
     node: dict
     key: str
@@ -50,13 +50,13 @@ class Slot(NamedTuple):
 
 
 def change_setting(cfg: Config, name: str, value: Any) -> None:
-    """Write a setting to all its places, in the config as it was read.
+    """Write a setting to all its places in the config.
 
     Args:
-        name: of :data:`SETTINGS`.
+        name: a key of :data:`SETTINGS`.
 
     Raises:
-        ConfigError: the value is of no use, or the config has no such place.
+        ConfigError: the value is invalid, or the config has no such place.
     """
     counts = name not in ('arch', 'weights')
     if counts and not (type(value) is int and value > 0):
@@ -76,13 +76,13 @@ def change_setting(cfg: Config, name: str, value: Any) -> None:
 
 
 def apply_own_settings(cfg: Config) -> None:
-    """Apply settings that a config file states without using them itself.
+    """Apply settings that a config file defines without using them itself.
 
-    MMEngine computes what a base config makes of its variables before it reads the
-    file that inherits it, so that a line such as ``num_frames = 8`` would do nothing.
+    MMEngine evaluates a base config before it reads the file that inherits it, so a
+    line such as ``num_frames = 8`` would have no effect.
 
     Raises:
-        ConfigError: the value is of no use.
+        ConfigError: the value is invalid.
     """
     stated = [name for name in SETTINGS if name in cfg]
     if not stated or not str(cfg.filename).endswith('.py'):
@@ -95,7 +95,7 @@ def apply_own_settings(cfg: Config) -> None:
 
 
 def towers(cfg: Config) -> Iterator[tuple[str, dict, type[CLIPTower]]]:
-    """Find the configs of CLIP's towers: where they are, and the class of each."""
+    """Find the configs of CLIP's towers, with the place and class of each."""
     for place, node in parts(cfg):
         if 'arch' in node:  # looking up all types takes long
             with suppress(ConfigError):  # an unknown type is reported by check_config
@@ -157,7 +157,7 @@ def _slots(cfg: Config, name: str, value: Any) -> Iterator[Slot]:
 
 
 def _sizes(steps: list[dict], size: int) -> Iterator[Slot]:
-    """Scale all sizes of a pipeline by what makes its frames ``size`` pixels."""
+    """Scale all sizes of a pipeline so that its frames become ``size`` pixels."""
     found = output_size(steps)
     if found is None:
         return
@@ -169,17 +169,17 @@ def _sizes(steps: list[dict], size: int) -> Iterator[Slot]:
 
 
 def _scaled(pixels: Any, ratio: float) -> Any:
-    """Scale pixels, which a negative number leaves open; None for a factor."""
+    """Scale pixels, where a negative number means "unspecified"; None for a factor."""
     if isinstance(pixels, (list, tuple)):
         return type(pixels)(p if p < 0 else round(p * ratio) for p in pixels)
     return round(pixels * ratio) if isinstance(pixels, int) else None
 
 
 def _unused(path: Path, read: Optional[set[str]] = None) -> set[str]:
-    """Name the variables that a config file, or else its bases, states for nothing.
+    """Name the variables that a config file or its bases define but never use.
 
     Args:
-        read: what the files that inherit this one read of it.
+        read: the variables that files inheriting this one read from it.
     """
     tree = ast.parse(path.read_text(encoding='utf-8'))
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]

@@ -1,4 +1,4 @@
-"""Downloading the weights behind a tag of open_clip."""
+"""Download the weights behind an open_clip tag."""
 
 import socket
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def download(arch: str, weights: str, tag: dict) -> Path:
         tag: open_clip's entry of ``weights`` for ``arch``.
 
     Raises:
-        ConfigError: it is not in the cache and cannot be downloaded.
+        ConfigError: the file is not in the cache and cannot be downloaded.
     """
     repository = tag.get('hf_hub', '').rpartition('/')[0]
     url = f'{constants.ENDPOINT}/{repository}' if repository else tag.get('url', '')
@@ -43,7 +43,7 @@ def download(arch: str, weights: str, tag: dict) -> Path:
 
 
 def _unreachable(url: str) -> Optional[str]:
-    """Say why a server cannot be reached; None if it can, or if a proxy has to tell."""
+    """Say why a server is unreachable; None if it is reachable or a proxy is set."""
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme in getproxies():
         return None
@@ -57,9 +57,9 @@ def _unreachable(url: str) -> Optional[str]:
 
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """Let the Hugging Face Hub look in its cache only, or as it was set.
+    """Limit the Hugging Face Hub to its cache, or leave it as it was set.
 
-    It would retry each of three files for some twenty seconds.
+    Otherwise it would retry each of three files for about twenty seconds.
     """
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or offline

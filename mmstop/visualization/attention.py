@@ -1,4 +1,4 @@
-"""How the last block's CLS, which becomes the embedding, looks at the patches."""
+"""How the last block's CLS, which becomes the embedding, attends to the patches."""
 
 from typing import Any, Optional
 
@@ -12,21 +12,21 @@ __all__ = ['cls_attention_map', 'innermost']
 
 @torch.no_grad()
 def cls_attention_map(tower: Tower, video: Tensor) -> Tensor:
-    """Run a video tower and tell where its last CLS looks.
+    """Run a video tower and return the attention of its last CLS to the patches.
 
-    (B, 3, T, H, W) -> (B, T, N). The weights are those of the last block's softmax over
-    all of its tokens, averaged over heads. What CLS and prompts get is left out; the
-    rest is divided by its mean over all patches that this CLS sees, so that 1 is the
-    share of a patch among equals. Where every frame has its own CLS, each frame
-    averages to 1; where one CLS sees all frames, only the video does, and frames can be
+    (B, 3, T, H, W) -> (B, T, N). The weights come from the last block's softmax over
+    all of its tokens, averaged over heads. The weights of CLS and prompts are left out.
+    The rest is divided by its mean over all patches that this CLS sees, so uniform
+    attention gives every patch 1. If every frame has its own CLS, each frame averages
+    to 1. If one CLS sees all frames, only the video averages to 1, and frames can be
     compared.
 
     Args:
-        tower: any video tower, of whatever method.
+        tower: a video tower of any method.
         video: normalised clips.
 
     Raises:
-        ValueError: the tower merges patches, of which single ones have no weight.
+        ValueError: the tower merges patches, so single patches have no weight.
     """
     inner = innermost(tower)
     if inner.merge:
@@ -48,7 +48,7 @@ def cls_attention_map(tower: Tower, video: Tensor) -> Tensor:
     try:
         tower(video)
     finally:
-        del inner.attend  # what is left is the method of its class
+        del inner.attend  # restores the method of its class
     (weights,) = seen  # (B, S, L), S sequences
     B, S, T = *weights.shape[:2], video.shape[2]
     N = inner.grid[0] * inner.grid[1]
@@ -57,7 +57,7 @@ def cls_attention_map(tower: Tower, video: Tensor) -> Tensor:
 
 
 def innermost(tower: Tower) -> Any:
-    """Return the tower of CLIP's that is inside all methods."""
+    """Return the CLIP tower inside all method wrappers."""
     while isinstance(tower, TunedTower):
         tower = tower.clip
     return tower

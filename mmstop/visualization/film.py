@@ -15,7 +15,7 @@ from .trace import VideoTrace, strips_of
 
 __all__ = ['check_encoder', 'write_trace_video', 'write_video']
 
-FPS = Fraction(2)  # of the film, whose frames are samples of the whole video
+FPS = Fraction(2)  # of the film, whose frames are sampled from the whole video
 MIN_WIDTH = 640  # pixels, so that a line of text fits; smaller films are enlarged
 ENCODER = 'libx264'
 OPTIONS = {'crf': '16', 'movflags': '+faststart'}  # text and outlines stay sharp
@@ -26,7 +26,7 @@ def check_encoder() -> None:
     """Check that films can be written.
 
     Raises:
-        ConfigError: PyAV comes without the encoder.
+        ConfigError: PyAV lacks the encoder.
     """
     if ENCODER not in av.codecs_available:
         raise ConfigError(
@@ -42,15 +42,15 @@ def write_trace_video(
     header: Sequence[str] = (),
     colour: tuple[int, int, int] = NEUTRAL,
 ) -> None:
-    """Write the frames as an mp4: prompted patches outlined, beside them W^s.
+    """Write the frames as an mp4: prompted patches outlined, with W^s beside them.
 
     Args:
-        traces: of one video; several blocks stand one below the other.
-        header: lines of text above, cut where the film ends.
+        traces: of one video; several blocks are stacked vertically.
+        header: lines of text above, cut to the width of the film.
         colour: RGB of the header's background.
 
     Raises:
-        ConfigError: PyAV comes without an encoder for H.264.
+        ConfigError: PyAV lacks an encoder for H.264.
         OSError: the file cannot be written.
     """
     rows = [
@@ -70,13 +70,13 @@ def write_video(path: Path, frames: np.ndarray, fps: Fraction) -> None:
     """Write an mp4 in H.264.
 
     Args:
-        path: of the file, in a folder that exists.
-        frames: (T, H, W, 3), uint8, RGB. H.264 with 4:2:0 needs even sides, so odd ones
-            get a last row or column twice.
-        fps: frames a second.
+        path: of the file, in an existing folder.
+        frames: (T, H, W, 3), uint8, RGB. H.264 with 4:2:0 needs even sides, so for odd
+            sides the last row or column is repeated.
+        fps: frames per second.
 
     Raises:
-        ConfigError: PyAV comes without an encoder for H.264.
+        ConfigError: PyAV lacks an encoder for H.264.
         OSError: the file cannot be written.
     """
     check_encoder()

@@ -1,7 +1,7 @@
 """Draw tested videos with their labels.
 
-MMAction2's own hook cannot draw clips of 3D models, and its visualizer looks for labels
-under names that samples do not have.
+MMAction2's own hook cannot draw the clips of 3D models, and its visualizer looks for
+labels under names that samples do not have.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,25 +26,25 @@ __all__ = ['VideoVisualizationHook', 'draw_strip']
 FRAME_HEIGHT = 160  # pixels; smaller frames are enlarged by a whole factor
 LINE_HEIGHT, FONT_SIZE, MARGIN = 28, 18, 8  # pixels
 MIN_WIDTH = 480  # pixels, so that the text of a single small frame can be read
-MAX_CAPTIONS = 3  # a picture
-# White on each is legible; 'correct' and 'wrong' are also said in words.
+MAX_CAPTIONS = 3  # per picture
+# White text is legible on each; 'correct' and 'wrong' are also written out.
 RIGHT, WRONG, NEUTRAL = (0, 120, 70), (190, 30, 45), (90, 90, 90)
 
 
 @HOOKS.register_module()
 class VideoVisualizationHook(Hook):
     """While testing, draw every n-th video: the frames that the model saw, its label
-    and what was predicted, green where right and red where wrong. For retrieval, draw
-    it under its captions.
+    and the prediction, green if correct and red if wrong. For retrieval, draw the video
+    under its captions.
 
-    One PNG a video, called after the video where its name is known and numbered by its
-    place in the test set. In a run of several processes each draws its own videos.
+    There is one PNG per video. Its name has the video's place in the test set and, if
+    known, the video's name. In a distributed run, each process draws its own videos.
 
     Args:
-        enable: draw at all; ``tools/test.py --show-dir`` turns it on.
-        out_dir: folder of the pictures; None means ``vis`` in the run's log folder.
-        interval: draw the videos whose place is a multiple of it, at least 1.
-        num_frames: frames a picture, spread evenly over the clip, at least 1.
+        enable: whether to draw; ``tools/test.py --show-dir`` turns it on.
+        out_dir: folder for the pictures; None means ``vis`` in the run's log folder.
+        interval: draw the videos whose place is a multiple of this, at least 1.
+        num_frames: frames per picture, spread evenly over the clip, at least 1.
 
     Raises:
         ConfigError: ``interval`` or ``num_frames`` is less than 1.
@@ -73,7 +73,7 @@ class VideoVisualizationHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[Sequence[Any]] = None,
     ) -> None:
-        """Draw those of a batch whose turn it is."""
+        """Draw the videos of a batch that are due."""
         if not self.enable or not data_batch or not outputs:
             return
         videos = data_batch['inputs']
@@ -100,7 +100,7 @@ def whose_turn(
     loader = runner.test_dataloader
     for k in range(batch_size):
         # ``DefaultSampler`` deals the test set out to the processes in turn, and starts
-        # again where it does not go round.
+        # again from the beginning if it does not divide evenly.
         index = (batch_idx * loader.batch_size + k) * get_world_size() + get_rank()
         if index % interval == 0 and index < len(loader.dataset):
             yield k, index
@@ -113,7 +113,7 @@ def draw_strip(
 
     Args:
         frames: RGB, (T, H, W, 3), uint8.
-        header: lines of text, cut where the strip ends.
+        header: lines of text, cut to the width of the strip.
         colour: RGB of the header's background.
     """
     factor = max(1, round(FRAME_HEIGHT / frames.shape[1]))
@@ -146,7 +146,7 @@ def font_of(name: str) -> ImageFont.FreeTypeFont:
 
 
 def shorten(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut a line in its middle, so that its score stays."""
+    """Cut a line in the middle, so that its score is kept."""
     if font.getlength(line) <= width:
         return line
     for kept in range(len(line) - 1, 1, -1):
@@ -172,14 +172,14 @@ def _frames(video: Tensor, num_frames: int) -> np.ndarray:
 def describe(
     sample: Any, names: Optional[Sequence[str]]
 ) -> tuple[list[str], tuple[int, int, int]]:
-    """Say label and prediction of a sample, and choose the colour."""
+    """Write the label and prediction of a sample, and choose the colour."""
     truth = _labels(sample, 'gt_label')
     predicted = _labels(sample, 'pred_label')
     score = sample.get('pred_score')
     if score is not None and not predicted:
         predicted = [int(score.argmax())]
     header = []
-    if truth and min(truth) >= 0:  # a list without labels counts as -1
+    if truth and min(truth) >= 0:  # -1: a list without labels
         header.append(f'label: {_join(truth, names)}')
     else:
         truth = []
@@ -198,7 +198,7 @@ def describe(
 
 
 def _captions(runner: Runner, index: int) -> list[str]:
-    """Name what a retrieval data set says of a video, as much as a picture holds."""
+    """List a retrieval data set's captions of a video, as many as a picture holds."""
     texts = _data_info(runner, index).get('text', [])
     texts = [texts] if isinstance(texts, str) else texts
     more = (
@@ -221,7 +221,7 @@ def _join(labels: Sequence[int], names: Optional[Sequence[str]]) -> str:
 
 
 def class_names(runner: Runner) -> Optional[Sequence[str]]:
-    """Take the data set's names for its classes, or else the head's sentences."""
+    """Return the data set's class names, or else the head's sentences."""
     metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', {})
     head = getattr(unwrap(runner.model), 'cls_head', None)
     return metainfo.get('classes') or getattr(head, 'sentences', None)
@@ -242,7 +242,7 @@ def _file_name(runner: Runner, sample: Any, index: int) -> Optional[str]:
 
 
 def _data_info(runner: Runner, index: int) -> dict:
-    """Return what the data set knows of its video ``index``, if that can be told."""
+    """Return what the data set knows about its video ``index``, if available."""
     loader = runner.test_dataloader
     sampler = loader.sampler
     in_order = isinstance(sampler, DefaultSampler) and not sampler.shuffle

@@ -7,9 +7,9 @@ __all__ = ['heat_map', 'outline_patches']
 
 FRAME_HEIGHT = 168  # pixels; smaller frames are enlarged by a whole factor
 OUTLINE, EDGE = 3, 1  # pixels: a ring inside the patch, and a dark one inside that
-CHOSEN = (230, 159, 0)  # orange; told from the map's colours by colour-blind eyes too
+CHOSEN = (230, 159, 0)  # orange; distinct from the map even for colour-blind readers
 COLOUR_MAP = 'viridis'
-OPACITY = 0.65  # of the map over the frame, which is grey so as to add no hue
+OPACITY = 0.65  # of the map over the frame, which is grey to add no hue
 
 
 def outline_patches(frames: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -17,7 +17,7 @@ def outline_patches(frames: np.ndarray, region: np.ndarray) -> np.ndarray:
 
     Args:
         frames: (T, H, W, 3), uint8, RGB.
-        region: which, (T, rows, columns), bool.
+        region: the patches to outline, (T, rows, columns), bool.
     Returns:
         (T, f H, f W, 3), uint8, with f >= 1 so that small frames become legible.
     """
@@ -38,7 +38,7 @@ def heat_map(frames: np.ndarray, values: np.ndarray, most: float) -> np.ndarray:
     Args:
         frames: (T, H, W, 3), uint8, RGB.
         values: (T, rows, columns), not negative.
-        most: the value of the last colour and above it, positive.
+        most: the value shown in the last colour, as are all above it; positive.
     Returns:
         (T, f H, f W, 3), uint8, as large as :func:`outline_patches` makes them.
     """

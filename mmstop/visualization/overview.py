@@ -1,4 +1,4 @@
-"""Several videos on one screen: what was predicted, prompted and looked at."""
+"""Several videos on one screen: what was predicted, prompted and attended to."""
 
 from collections.abc import Sequence
 from math import ceil, sqrt
@@ -22,19 +22,19 @@ from .trace import COUNT, DPI, VideoTrace, trace_video
 
 __all__ = ['TracedVideo', 'plot_overview', 'trace_dataset', 'trace_prediction']
 
-WIDTH, HEIGHT = 16.0, 9.0  # inches, of the whole screen, which may be lower
+WIDTH, HEIGHT = 16.0, 9.0  # inches, of the whole screen, which may be less high
 MARGIN, HEADER = 0.25, 0.6  # inches, around and between the videos; of the headline
 BAND, ROW_LABEL = 0.32, 0.28  # inches: the prediction's height, the row labels' width
 BARS = 0.6  # height of the bars, in strips of frames
 TICKS, GAP = 0.22, 0.06  # inches: the frames' numbers, between strips
 POINTS = 72 * FONT_SIZE / DPI  # of the text in a band
-GUESS, LABEL = 0.5, 0.46  # shares of a band, where both are in it
-MAX_FRAMES = 8  # a video; of longer clips as many are drawn, evenly spread
+GUESS, LABEL = 0.5, 0.46  # shares of a band, if both are in it
+MAX_FRAMES = 8  # per video; a longer clip shows this many, spread evenly
 ORANGE = '#{:02x}{:02x}{:02x}'.format(*CHOSEN)
 
 
 class TracedVideo(NamedTuple):
-    """A video, what STOP did with it, and what it was taken for."""
+    """A video, what STOP did with it, and how it was classified."""
 
     trace: VideoTrace
     guess: str
@@ -43,7 +43,7 @@ class TracedVideo(NamedTuple):
 
 
 def trace_prediction(model: nn.Module, item: dict) -> TracedVideo:
-    """Trace one video through a recognizer and let it be classified.
+    """Trace one video through a recognizer and classify it.
 
     Args:
         model: in evaluation mode, with STOP as its backbone.
@@ -86,10 +86,10 @@ def trace_dataset(model: nn.Module, dataset: Any, num: int) -> dict[int, TracedV
 def plot_overview(videos: Sequence[TracedVideo], title: str) -> Figure:
     """Draw videos on one screen of at most 1600 x 900 pixels.
 
-    Each has a band that says what was predicted, green where that is right and red
-    where it is wrong, and below each other: frames with the prompted patches outlined
-    (Eq. 6), the attention of STOP's last CLS, and between frames the number of prompts
-    N^t (Eq. 11) as bars.
+    Each video has a band that shows the prediction, green if correct and red if wrong.
+    Below it, from top to bottom, are the frames with the prompted patches outlined
+    (Eq. 6), the attention of STOP's last CLS, and the number of prompts N^t (Eq. 11)
+    between frames as bars.
 
     Args:
         videos: at least one, with frames of one size.
@@ -222,7 +222,7 @@ def _draw_counts(axes: Axes, num_prompts: np.ndarray, chosen: np.ndarray) -> Non
     bars = axes.bar(np.arange(1, T), num_prompts, width=0.35, color=COUNT)
     if T <= MAX_FRAMES:
         axes.bar_label(bars, fontsize=10, padding=1)
-    # Where frames are left out, the ones that are drawn name their own numbers.
+    # If frames are left out, those that are drawn are labelled with their own numbers.
     places = (np.arange(len(chosen)) + 0.5) * T / len(chosen)
     axes.set(xlim=(0, T), ylim=(0, 1.4 * max([*num_prompts, 1])), yticks=[])
     axes.set_xticks(places, [f'frame {t + 1}' for t in chosen], fontsize=10)

@@ -1,4 +1,4 @@
-"""Pictures of what a caption finds."""
+"""Pictures of the videos that a caption finds."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 __all__ = ['Found', 'Query', 'plot_rankings']
 
 CORRECT = '#0072B2'  # blue, beside the word 'correct'
-WIDTH = 3.4  # inches a video
+WIDTH = 3.4  # inches per video
 
 
 class Found(NamedTuple):
@@ -31,10 +31,10 @@ class Query(NamedTuple):
 
 
 def plot_rankings(queries: Sequence[Query], num_videos: int) -> Figure:
-    """Draw one row a query: the videos that it finds as film strips, best first.
+    """Draw one row per query: the videos that it finds as film strips, best first.
 
     Args:
-        queries: each with as many videos found.
+        queries: each with the same number of found videos.
         num_videos: how many videos there were to find.
     """
     columns = len(queries[0].found)

@@ -1,4 +1,4 @@
-"""What STOP looked at and prompted in a video: the paper's figures 3, 5, 6 and 7."""
+"""What STOP attended to and prompted in a video: the paper's figures 3, 5, 6 and 7."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ __all__ = [
     'trace_video',
 ]
 
-COUNT, VARIATION = '#0072B2', '#D55E00'  # blue and vermilion, safe for all eyes
+COUNT, VARIATION = '#0072B2', '#D55E00'  # blue and vermilion, colour-blind safe
 DPI = 100
 LEFT, RIGHT, TOP, BOTTOM = 0.7, 0.9, 0.3, 0.4  # inches around all rows
 GAP, BARS = 0.35, 1.3  # inches, between the rows and of the last one
@@ -45,12 +45,13 @@ class VideoTrace:
         frames: as the model saw them, (T, H, W, 3), uint8, RGB.
         region: r of Eq. 6, the prompted patches, (T, rows, columns), bool.
         saliency: W^s of Eq. 5, (T, rows, columns).
-        clip_attention: where the last CLS of the frozen CLIP inside looks, (T, rows,
+        clip_attention: attention of the last CLS of the frozen CLIP inside, (T, rows,
             columns), as :func:`cls_attention_map` scales it.
-        attention: the same of STOP.
+        attention: the same for STOP.
         variation: W^t of Eq. 10, (T - 1,), in [0, 1].
         num_prompts: N^t of Eq. 11, (T - 1,), int64.
-        block: at whose input region, saliency, variation and prompts were chosen.
+        block: the block at whose input region, saliency, variation and prompts were
+            chosen.
     """
 
     frames: np.ndarray
@@ -64,13 +65,13 @@ class VideoTrace:
 
 
 def trace_video(model: nn.Module, item: dict, block: int = 0) -> VideoTrace:
-    """Run a model on the first clip of a video and tell what it saw and chose.
+    """Run a model on the first clip of a video and return what it saw and chose.
 
     Args:
-        model: recogniser or retriever in evaluation mode.
-        item: what the test pipeline gives: ``data_samples`` and ``inputs``, (clips, 3,
-            T, H, W), uint8; for retrieval a dict that has these as ``imgs``.
-        block: at whose input prompts were chosen, from 0.
+        model: a recognizer or retriever in evaluation mode.
+        item: the test pipeline's output: ``data_samples`` and ``inputs``, (clips, 3,
+            T, H, W), uint8; for retrieval, a dict that has these as ``imgs``.
+        block: the block at whose input prompts were chosen, from 0.
 
     Raises:
         ValueError: the backbone is not STOP, its tower merges patches, or it makes no
@@ -83,7 +84,7 @@ def trace_video(model: nn.Module, item: dict, block: int = 0) -> VideoTrace:
 def trace_blocks(
     model: nn.Module, item: dict, blocks: Sequence[int]
 ) -> list[VideoTrace]:
-    """As :func:`trace_video`, for several blocks in one run."""
+    """Do the same as :func:`trace_video` for several blocks in one run."""
     tower = stop_tower(model)
     if missing := {*blocks} - {*range(tower.prompted_blocks)}:
         raise ConfigError(
@@ -138,12 +139,12 @@ def stop_tower(model: nn.Module) -> STOPCLIPViT:
 
 
 def plot_trace(trace: VideoTrace, title: str = '') -> Figure:
-    """Draw what was seen and chosen as film strips, one pixel for one where they fit.
+    """Draw what was seen and chosen as film strips, pixel for pixel if they fit.
 
-    From above: the frames with the prompted patches outlined (Eq. 6); their saliency
-    W^s (Eq. 5); the attention of the last CLS of frozen CLIP and of STOP, on one scale;
-    between the frames, the number of prompts N^t (Eq. 11) as bars and the variation W^t
-    (Eq. 10) as a curve.
+    From top to bottom: the frames with the prompted patches outlined (Eq. 6); their
+    saliency W^s (Eq. 5); the attention of the last CLS of frozen CLIP and of STOP, on
+    one scale; between the frames, the number of prompts N^t (Eq. 11) as bars and the
+    variation W^t (Eq. 10) as a curve.
 
     Args:
         title: written above.
@@ -156,8 +157,9 @@ def plot_trace(trace: VideoTrace, title: str = '') -> Figure:
 def plot_blocks(traces: Sequence[VideoTrace], title: str = '') -> Figure:
     """Draw what was chosen for several blocks, one below the other.
 
-    From above: for each block the saliency W^s (Eq. 5) with the prompted patches
-    outlined (Eq. 6); between the frames, a table of each block's prompts N^t (Eq. 11).
+    From top to bottom: for each block, the saliency W^s (Eq. 5) with the prompted
+    patches outlined (Eq. 6); between the frames, a table of each block's number of
+    prompts N^t (Eq. 11).
 
     Args:
         traces: of one video, see :func:`trace_blocks`; at least one.
@@ -177,7 +179,7 @@ def plot_blocks(traces: Sequence[VideoTrace], title: str = '') -> Figure:
 
 
 def to_image(figure: Figure) -> np.ndarray:
-    """Paint a figure: (height, width, 3), uint8, RGB."""
+    """Render a figure: (height, width, 3), uint8, RGB."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -186,7 +188,7 @@ def to_image(figure: Figure) -> np.ndarray:
 class _Strip(NamedTuple):
     label: str
     frames: np.ndarray  # (T, H, W, 3), uint8, RGB
-    most: Optional[float] = None  # what the last colour of its map means
+    most: Optional[float] = None  # the value of the last colour of its map
 
 
 def strips_of(trace: VideoTrace) -> list[_Strip]:
@@ -213,7 +215,7 @@ def _draw_page(
 ) -> tuple[Figure, Axes]:
     """Draw strips of equal size; return the page and axes below, ``last`` inches high.
 
-    A pixel of the strips is one of the page where they fit.
+    One pixel of the strips is one pixel of the page if they fit.
     """
     T, height, width = strips[0].frames.shape[:3]
     wide = min(T * width / DPI, MAX_STRIP)
@@ -265,7 +267,7 @@ def _draw_gaps(axes: Axes, trace: VideoTrace) -> None:
     axes.set_ylabel('$N^t$', color=COUNT)
     curve = axes.twinx()
     curve.plot(gaps, trace.variation, color=VARIATION, marker='o', mec='white')
-    curve.set_ylim(0, HEADROOM)  # the largest N^t stands where W^t is 1
+    curve.set_ylim(0, HEADROOM)  # the largest N^t is level with W^t = 1
     curve.set_ylabel('$W^t$', color=VARIATION)
     for side in (axes, curve):
         side.spines['top'].set_visible(False)

@@ -1,4 +1,4 @@
-"""Pictures of what STOP chose, while a run tests."""
+"""Pictures of what STOP chose, drawn during testing."""
 
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -18,13 +18,13 @@ __all__ = ['TraceVisualizationHook']
 
 @HOOKS.register_module()
 class TraceVisualizationHook(Hook):
-    """While testing, hand :func:`plot_trace`'s picture of every n-th video to the
-    runner's visualizer, which gives it to its backends: files, TensorBoard, ...
+    """While testing, pass :func:`plot_trace`'s picture of every n-th video to the
+    runner's visualizer, which sends it to its backends: files, TensorBoard, ...
 
-    The pictures are called 'trace', with the video's place in the test set as step.
+    The pictures are named 'trace', with the video's place in the test set as the step.
 
     Args:
-        interval: draw the videos whose place is a multiple of it, at least 1.
+        interval: draw the videos whose place is a multiple of this, at least 1.
 
     Raises:
         ConfigError: ``interval`` is less than 1, or the run's backbone is not STOP.
@@ -46,7 +46,7 @@ class TraceVisualizationHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[Sequence[Any]] = None,
     ) -> None:
-        """Draw those of a batch whose turn it is."""
+        """Draw the videos of a batch that are due."""
         if not data_batch or not outputs:
             return
         for k, index in whose_turn(runner, batch_idx, len(outputs), self.interval):

@@ -1,4 +1,4 @@
-"""Make docs/ablations.md and its plot from what ablation.py added to a JSON file.
+"""Make docs/ablations.md and its plot from the results of ablation.py in a JSON file.
 
     python tools/analysis/ablation_report.py docs/ablations.json
 
@@ -73,23 +73,23 @@ def table(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def metric_of(rows: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return the metric that is reported, of accuracy or of retrieval."""
+    """Return the metric to report, for recognition or for retrieval."""
     (found,) = {m for r in rows.values() for s in r.values() for m in s} & set(METRICS)
     return found
 
 
 def values_of(seeds: dict[str, dict[str, float]], metric: str) -> list[float]:
-    """Return a metric in %, by rising seed."""
+    """Return a metric in %, in ascending order of seeds."""
     return [percent(metric) * seeds[seed][metric] for seed in sorted(seeds, key=int)]
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Estimate that of the mean."""
+    """Estimate the standard error of the mean."""
     return stdev(values) / len(values) ** 0.5
 
 
 def plot(results: Results, path: Path) -> bool:
-    """Plot each argument that has several numeric values; say if there is any."""
+    """Plot each argument that has several numeric values; return whether any has."""
     lines: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
     for config, rows in sorted(results.items()):
         for row, seeds in rows.items():

@@ -8,15 +8,15 @@ the same rules as ``moving_shapes.py``.
 
 **distractors**: a red shape and two of other colours move over a drifting background,
 each with a different motion; the class is the motion of the red one. A model that sees
-all three motions, but not which shape makes which, is right in 1 of 3 cases. A model
+all three motions, but not which shape makes which, is correct in 1 of 3 cases. A model
 that ignores the order of the frames cannot tell a motion from its opposite: at most
 5 of 9.
 
 **tempo**: one shape moves back and forth along a line, once or twice, or moves all the
 way, faster and faster or slower and slower. Moving back and forth once or twice visits
 the same 24 positions, and slowing down is speeding up played backwards. So a model that
-sees all frames but ignores their order is right in 1 of 2 cases, and with six frames in
-2 of 3. A single frame tells nothing: 1 of 4.
+sees all frames but ignores their order is correct in 1 of 2 cases, and with six frames
+in 2 of 3. A single frame gives no information: 1 of 4.
 """
 
 import argparse

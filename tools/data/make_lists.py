@@ -1,28 +1,28 @@
 """Make the lists of a data set from your own clips, and check the clips.
 
-Clips with labels lie in folders that are named after the classes:
+Clips with labels are in folders that are named after the classes:
 
     data/mine/opening a door/001.mp4
 
     python tools/data/make_lists.py data/mine
 
 writes train.txt and val.txt, with a path and a label on each line, and classes.txt, a
-name on each line in label order. Clips with captions lie anywhere below the folder:
+name on each line in label order. Clips with captions may be anywhere below the folder:
 
     python tools/data/make_lists.py data/mine --captions captions.csv
 
-writes train.json and val.json in the form of retrieval data sets. The captions are a
+writes train.json and val.json in the format of retrieval data sets. The captions are a
 CSV file with the columns video and caption, or a JSON file: {"video": "caption", ...},
 {"video": ["caption", ...], ...} or [{"video": ..., "caption": ...}, ...]. A video is a
 path below the folder, with or without the extension.
 
-A share of each class is for validation. It depends on the seed and the names alone, so
-the same command gives the same lists. If the folder holds nothing but the folders train
-and val, and test if you like, these are the splits.
+A share of each class is held out for validation. It depends only on the seed and the
+names, so the same command gives the same lists. If the folder holds only the folders
+train and val, and optionally test, these are the splits.
 
-Clips that cannot be decoded, clips with the content of another and captions without a
-clip are left out and reported. The exit status is then 1; it is 2 if there was a fault
-and nothing was written.
+Clips that cannot be decoded, duplicates of other clips and captions without a clip are
+left out and reported. The exit status is then 1; it is 2 if there was an error and
+nothing was written.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def split(names: Iterable[str], given: bool, args: argparse.Namespace) -> Parts:
-    """Take the given split, or a share of the names for validation."""
+    """Use the given split, or hold out a share of the names for validation."""
     names = list(names)
     if given:
         return {
@@ -84,7 +84,7 @@ def split(names: Iterable[str], given: bool, args: argparse.Namespace) -> Parts:
             if (chosen := [n for n in names if n.partition('/')[0] == part])
         }
 
-    def rank(name: str) -> bytes:  # stays when other clips are added
+    def rank(name: str) -> bytes:  # unchanged when other clips are added
         return hashlib.sha256(f'{args.seed} {name}'.encode()).digest()
 
     num_val = min(max(1, round(args.val * len(names))), len(names) - 1)
@@ -98,7 +98,7 @@ def split(names: Iterable[str], given: bool, args: argparse.Namespace) -> Parts:
 def split_classes(
     classes: Mapping[str, str], usable: list[str], given: bool, args: argparse.Namespace
 ) -> Parts:
-    """Split each class alone.
+    """Split each class separately.
 
     Raises:
         AnnotationError: a class has too few clips.
@@ -124,10 +124,10 @@ def split_classes(
 
 
 def write(files: Mapping[Path, str]) -> None:
-    """Write all files or none, and never over another one.
+    """Write all files or none, and never overwrite a different file.
 
     Raises:
-        AnnotationError: a file exists and has another content.
+        AnnotationError: a file exists and has different content.
     """
     for path, text in files.items():
         if path.exists() and path.read_bytes() != text.encode():
@@ -139,10 +139,10 @@ def write(files: Mapping[Path, str]) -> None:
 
 
 def class_text(names: list[str], folder: Path) -> str:
-    """Write a file of classes.
+    """Return the text of a class file.
 
     Raises:
-        ValueError: the names would be read as something else.
+        ValueError: the names would be read back differently.
     """
     text = ''.join(f'{name}\n' for name in names)
     with TemporaryDirectory() as place:
@@ -157,7 +157,7 @@ def class_text(names: list[str], folder: Path) -> str:
 
 
 def make_labelled(args: argparse.Namespace) -> dict[str, str]:
-    """Write lists and classes of labelled clips: by name, why a clip is left out."""
+    """Write the lists and classes of labelled clips; return omitted clip -> reason."""
     names = find_clips(args.folder)
     given = given_split(names, args.folder)
     classes = classes_of(names, args.folder, given)
@@ -186,7 +186,7 @@ def make_labelled(args: argparse.Namespace) -> dict[str, str]:
 
 
 def make_captioned(args: argparse.Namespace) -> dict[str, str]:
-    """Write lists of clips with captions: by name, why a clip is left out."""
+    """Write the lists of clips with captions; return omitted clip -> reason."""
     captions, missing = locate(read_captions(args.captions), args.captions, args.folder)
     given = given_split(captions, args.folder)
     groups = {name: given and name.partition('/')[0] for name in captions}
@@ -214,7 +214,7 @@ def make_captioned(args: argparse.Namespace) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make lists as the command line says."""
+    """Make lists as specified on the command line."""
     args = parse_args(argv)
     try:
         unusable = make_captioned(args) if args.captions else make_labelled(args)

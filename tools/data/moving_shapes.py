@@ -291,7 +291,7 @@ def gallery(captions: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _digest(out: Path, splits: Sequence[str]) -> str:
-    """Hash the annotations and the number of videos there are for each split."""
+    """Hash the annotations and the number of existing videos of each split."""
     digest = hashlib.sha256()
     for name in ['classes.txt', *(f'{s}{end}' for s in splits for end in ANNOTATIONS)]:
         path = out / name

@@ -30,8 +30,8 @@ def find_clips(folder: Path) -> list[str]:
     """List the videos below a folder by their paths in it.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no video in it.
-        AnnotationError: a name cannot stand in a list.
+        FileNotFoundError: the folder does not exist or holds no video.
+        AnnotationError: a name cannot be written in a list.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: there is no such folder')
@@ -47,7 +47,7 @@ def find_clips(folder: Path) -> list[str]:
 
 
 def given_split(names: Iterable[str], folder: Path) -> bool:
-    """Tell whether the folder holds nothing but folders named after splits.
+    """Tell whether the folder holds only folders named after splits.
 
     Raises:
         AnnotationError: it does, but train or val is missing.
@@ -64,10 +64,10 @@ def given_split(names: Iterable[str], folder: Path) -> bool:
 
 
 def classes_of(names: Iterable[str], folder: Path, given: bool) -> dict[str, str]:
-    """Name the class of each clip, the folder below that of the split or the root.
+    """Return the class of each clip: the folder directly below the split or the root.
 
     Raises:
-        AnnotationError: a clip lies in no folder of a class.
+        AnnotationError: a clip is not in a class folder.
     """
     classes = {}
     for name in names:
@@ -82,7 +82,7 @@ def classes_of(names: Iterable[str], folder: Path, given: bool) -> dict[str, str
 
 
 def empty_folders(names: Iterable[str], folder: Path, given: bool) -> list[str]:
-    """List the folders in the place of classes that hold no clip."""
+    """List the class folders that hold no clip."""
     depth = 2 if given else 1
     full = {tuple(name.split('/')[:depth]) for name in names}
     found = (path.relative_to(folder) for path in folder.glob('/'.join(['*'] * depth)))
@@ -99,8 +99,8 @@ def read_captions(path: Path) -> Captions:
     """Read captions by video, from CSV or JSON.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        AnnotationError: the file or an entry is at fault.
+        FileNotFoundError: the file does not exist.
+        AnnotationError: the file or an entry is invalid.
     """
     fields = ('video', 'caption')
     if path.suffix.lower() != '.json':
@@ -125,13 +125,13 @@ def read_captions(path: Path) -> Captions:
 
 
 def locate(captions: Captions, path: Path, folder: Path) -> tuple[Captions, list[str]]:
-    """Give the captions by clip, and the videos that are no clip of the folder.
+    """Return the captions by clip, and the videos that match no clip in the folder.
 
     Args:
         path: where the captions come from.
 
     Raises:
-        AnnotationError: no clip is found, or two videos are one clip.
+        AnnotationError: no clip is found, or two videos match the same clip.
     """
     clips, on_disk = set(find_clips(folder)), VideoFolder(folder)
     found: Captions = {}
@@ -159,7 +159,7 @@ def locate(captions: Captions, path: Path, folder: Path) -> tuple[Captions, list
 
 
 def find_unreadable(names: list[str], folder: Path, workers: int) -> dict[str, str]:
-    """Decode a few frames of each clip: by name, why one cannot be read."""
+    """Decode a few frames of each clip; return unreadable clip -> reason."""
     paths = [str(folder / name) for name in names]
     check = partial(check_video, full=False)
     faults = try_videos(check, paths, workers, TIMEOUT)
@@ -168,7 +168,7 @@ def find_unreadable(names: list[str], folder: Path, workers: int) -> dict[str, s
 
 
 def find_copies(names: Iterable[str], folder: Path) -> dict[str, str]:
-    """Find files that are equal: by name, the first one with its content."""
+    """Find identical files; return each copy -> the first file with its content."""
     sizes = defaultdict(list)
     for name in names:
         sizes[(folder / name).stat().st_size].append(name)
@@ -184,13 +184,13 @@ def find_copies(names: Iterable[str], folder: Path) -> dict[str, str]:
 def find_unusable(
     groups: Mapping[str, object], folder: Path, workers: int
 ) -> dict[str, str]:
-    """Say by name why a clip is left out.
+    """Return why each unusable clip is left out, by name.
 
     Args:
-        groups: by name, what clips of the same content must have in common.
+        groups: by name, what clips with the same content must have in common.
 
     Raises:
-        AnnotationError: clips have the same content and not the same class or split.
+        AnnotationError: clips have the same content but not the same class or split.
     """
     unusable = find_unreadable([*groups], folder, workers)
     readable = [name for name in groups if name not in unusable]
