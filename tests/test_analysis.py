@@ -196,4 +196,4 @@ def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, monkeypatch, cap
     path.write_text(json.dumps(found))
     report.main([str(path)])
     assert '![Accuracy by value](found.png)' in path.with_suffix('.md').read_text()
-    assert Image.open(path.with_suffix('.png')).size == (480, 384)
+    assert Image.open(path.with_suffix('.png')).size == (480, 420)

@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Optional
 
+import sweep
 from ablation import ROWS, percent
-from benchmark_report import COLOURS, MARKERS
-from matplotlib.figure import Figure
 from model_zoo import DATA_SETS
 
 METRICS = {'acc/top1': 'top-1 accuracy', 'retrieval/t2v/R1': 'text-to-video R@1'}
@@ -40,8 +39,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parser.parse_args(argv)
     results = json.loads(args.results.read_text())
     page, picture = (args.results.with_suffix(end) for end in ('.md', '.png'))
-    has_picture = plot(results, picture)
-    text = document(results, args.results.as_posix(), picture if has_picture else None)
+    panels = varied(results)
+    if panels:
+        sweep.plot(panels, '%').savefig(picture, dpi=120)
+    text = document(results, args.results.as_posix(), picture if panels else None)
     page.write_text(text)
     print(f'{page}: {sum(map(len, results.values()))} rows')
 
@@ -88,43 +89,16 @@ def standard_error(values: Sequence[float]) -> float:
     return stdev(values) / len(values) ** 0.5
 
 
-def plot(results: Results, path: Path) -> bool:
-    """Plot each argument that has several numeric values; return whether any has."""
-    lines: dict[str, dict[str, list[tuple[float, list[float]]]]] = {}
+def varied(results: Results) -> sweep.Results:
+    """Return the rows of ``--vary`` as a sweep, without keys that have one value."""
+    found: sweep.Results = {}
     for config, rows in sorted(results.items()):
         for row, seeds in rows.items():
             key, _, value = row.removeprefix(VARIED).partition('=')
-            if row.startswith(VARIED) and is_number(value):
-                point = (float(value), values_of(seeds, metric_of(rows)))
-                lines.setdefault(key, {}).setdefault(config, []).append(point)
-    keys = [key for key, found in lines.items() if max(map(len, found.values())) > 1]
-    if not keys:
-        return False
-    figure = Figure(figsize=(4 * len(keys), 3.2), layout='constrained')
-    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], sorted(keys)):
-        for i, (config, points) in enumerate(lines[key].items()):
-            points.sort()
-            axes.errorbar(
-                [value for value, _ in points],
-                [mean(values) for _, values in points],
-                [standard_error(v) if len(v) > 1 else 0 for _, v in points],
-                color=COLOURS[i],
-                marker=MARKERS[i],
-                label=config,
-            )
-        axes.set_xlabel(key)
-        axes.set_ylabel('%')
-        axes.legend(fontsize='small')
-    figure.savefig(path, dpi=120)
-    return True
-
-
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+            if row.startswith(VARIED) and value:
+                values = found.setdefault(f'{config}: {key}', {})
+                values[value] = values_of(seeds, metric_of(rows))
+    return {key: values for key, values in found.items() if len(values) > 1}
 
 
 if __name__ == '__main__':

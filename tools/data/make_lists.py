@@ -142,7 +142,7 @@ def class_text(names: list[str], folder: Path) -> str:
     """Return the text of a class file.
 
     Raises:
-        ValueError: the names would be read back differently.
+        AnnotationError: the names would be read back differently.
     """
     text = ''.join(f'{name}\n' for name in names)
     with TemporaryDirectory() as place:
