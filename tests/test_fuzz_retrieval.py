@@ -37,7 +37,7 @@ from tiny import TEXT, TINY
 
 from mmstop.datasets import CaptionTokenize, MirrorCaption
 from mmstop.errors import ConfigError
-from mmstop.models.retriever import contrastive_loss, video_ids
+from mmstop.models.losses import contrastive_loss, video_ids
 from mmstop.registry import MODELS
 
 # --- The metric -----------------------------------------------------------------------

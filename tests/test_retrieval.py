@@ -19,7 +19,7 @@ from tiny import TEXT, TINY, VIT, wild
 from tiny_run import ROOT, run, write_tiny_retrieval
 
 from mmstop.datasets import AnnotationError, CaptionTokenize, load_captions
-from mmstop.models.retriever import contrastive_loss, video_ids
+from mmstop.models.losses import contrastive_loss, video_ids
 from mmstop.registry import MODELS
 
 # --- The model ----------------------------------------------------------------------

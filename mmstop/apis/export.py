@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmstop import __version__
-from mmstop.towers import CLIPText, CLIPViT, Tower
+from mmstop.towers import CLIPViT, Tower
 
 __all__ = ['FORMATS', 'check_format', 'describe_towers', 'export_towers']
 
@@ -81,7 +81,8 @@ def export_towers(
     if text is not None:
         files.append(folder / f'text.{form}')
         tokens = text.tokenizer(['one', 'two'], context_length=text.context_length)
-        _export(text, 'tokens', tokens, files[1], about['text'])
+        prompted = _Prompted(text, model.backbone.text_prompts())
+        _export(prompted, 'tokens', tokens, files[1], about['text'])
     return files
 
 
@@ -116,7 +117,7 @@ def describe_towers(model: Any, num_frames: int) -> dict[str, dict[str, Any]]:
         arch=clip.arch,
         method=type(model.backbone).__name__,
         num_frames=num_frames,
-        size=list(clip.visual.image_size),
+        size=list(clip.image_size),
     )
     pixels: Any = getattr(model, 'data_preprocessor', None)
     if hasattr(pixels, 'preprocessors'):  # of videos and texts
@@ -142,13 +143,27 @@ def _video_example(model: Any, num_frames: int) -> Tensor:
             f'the backbone of this {type(model).__name__} is a '
             f'{type(backbone).__name__}; only towers of mmstop can be exported'
         )
-    return torch.randn(2, 3, num_frames, *clip[0].visual.image_size)
+    return torch.randn(2, 3, num_frames, *clip[0].image_size)
 
 
-def _text_tower(model: Any) -> Optional[CLIPText]:
+class _Prompted(nn.Module):
+    """A text tower with the prompts that the video tower makes for it, if any."""
+
+    def __init__(self, text: Tower, prompts: Optional[Tensor]) -> None:
+        super().__init__()
+        self.text = text
+        self.register_buffer('prompts', prompts)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.prompts is None:
+            return self.text(tokens)
+        return self.text(tokens, self.prompts)
+
+
+def _text_tower(model: Any) -> Any:
     owner = getattr(model, 'cls_head', model)
     text = getattr(owner, 'text', None)
-    return text if isinstance(text, CLIPText) else None
+    return text if isinstance(text, Tower) else None
 
 
 @torch.no_grad()

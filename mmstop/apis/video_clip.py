@@ -19,6 +19,7 @@ from mmstop.datasets.classes import load_classes
 from mmstop.engine.checks import check_config, load_config
 from mmstop.models import CLIPTextHead
 from mmstop.models.head import write_sentences
+from mmstop.towers import shared_prompts
 
 from .building import (
     build_model,
@@ -208,7 +209,8 @@ class VideoCLIP:
         for start in range(0, len(texts), TEXTS):
             tokens = self._tokenize(texts[start : start + TEXTS]).to(self.device)
             with torch.no_grad():
-                rows.append(F.normalize(self.text(tokens), dim=-1).cpu().numpy())
+                text = self.text(tokens, *shared_prompts(self.model.backbone))
+                rows.append(F.normalize(text, dim=-1).cpu().numpy())
         return np.concatenate(rows)
 
     def classify(

@@ -2,5 +2,6 @@
 
 from .prompts import DeepPromptCLIPViT
 from .stop import STOPCLIPViT, STOPTrace
+from .text_prompts import PromptedCLIPText
 
-__all__ = ['DeepPromptCLIPViT', 'STOPCLIPViT', 'STOPTrace']
+__all__ = ['DeepPromptCLIPViT', 'PromptedCLIPText', 'STOPCLIPViT', 'STOPTrace']

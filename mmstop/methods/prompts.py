@@ -5,6 +5,7 @@ https://arxiv.org/abs/2203.12119: every block has its own prompts, and the block
 outputs at their positions are dropped.
 """
 
+import math
 from typing import Optional
 
 import torch
@@ -15,8 +16,6 @@ from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
 
 __all__ = ['DeepPromptCLIPViT']
-
-INIT_STD = 0.02  # CLIP's
 
 
 @MODELS.register_module()
@@ -47,8 +46,11 @@ class DeepPromptCLIPViT(TunedTower):
                 f"or type='CLIPViT' for frozen CLIP"
             )
         super().__init__(clip)
+        rows, columns = self.image_size
+        patch = rows // self.grid[0] * (columns // self.grid[1])  # in pixels
+        bound = math.sqrt(6 / (3 * patch + self.width))  # Xavier's for the patches
         prompts = torch.empty(self.depth, num_prompts, self.width)
-        self.prompts = nn.Parameter(nn.init.normal_(prompts, std=INIT_STD))
+        self.prompts = nn.Parameter(nn.init.uniform_(prompts, -bound, bound))
 
     def attend(
         self,
@@ -59,9 +61,10 @@ class DeepPromptCLIPViT(TunedTower):
     ) -> Tensor:
         context = x if context is None else context
         prompts = self.prompts[i].expand(*context.shape[:-2], -1, -1).to(context.dtype)
-        context = torch.cat([context[..., :1, :], prompts, context[..., 1:, :]], dim=-2)
+        n = self.num_prefix
+        context = torch.cat([context[..., :n, :], prompts, context[..., n:, :]], dim=-2)
         if mask is not None:  # every query sees the prompts
             seen = torch.ones if mask.dtype == torch.bool else torch.zeros
             shown = seen(*mask.shape[:-1], len(self.prompts[i])).to(mask)
-            mask = torch.cat([mask[..., :1], shown, mask[..., 1:]], dim=-1)
+            mask = torch.cat([mask[..., :n], shown, mask[..., n:]], dim=-1)
         return super().attend(i, x, context, mask)

@@ -204,16 +204,16 @@ class STOPCLIPViT(TunedTower):
         this block temporarily merges as many as i blocks would. The next block needs
         the whole grid, so each patch gets the update of the token that represented it.
         """
-        T, N = x.shape[1], x.shape[2] - 1
+        T, N = x.shape[1], x.shape[2] - self.num_prefix
         context, mask, made = self._lay_out(i, x)
         frames, free = T // context.shape[1], made.patches.shape[2]
-        x = whole = merged = without_prompts(context, frames * N)
+        x = whole = merged = without_prompts(context, self.num_prefix, frames * N)
         merger = PatchMerger(i * self.merge, frames, free)
         if i * self.merge:
             context = merger(context)
             mask = merger.mask(mask, context)
             left = N - (free - merger.patches)
-            x = merged = without_prompts(context, frames * left)
+            x = merged = without_prompts(context, self.num_prefix, frames * left)
         x = x + self.attend(i, x, context, mask)
         x = x + self.feed(i, x)
         if i * self.merge:
@@ -237,7 +237,7 @@ class STOPCLIPViT(TunedTower):
         """Make the prompts of block i from its input, (B, T, 1 + N, D)."""
         B, T, _, D = x.shape
         attention = self.cls_attention(i, x)  # Eq. 2
-        cls, patches = x[:, :, :1], x[:, :, 1:]
+        cls, patches = x.split([self.num_prefix, x.shape[2] - self.num_prefix], dim=2)
         dynamics = saliency = torch.zeros_like(attention)
         region = torch.zeros_like(attention, dtype=torch.bool)
         if self.spatial is not None:

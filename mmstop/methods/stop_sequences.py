@@ -51,7 +51,7 @@ def joint_sequence(x: Prompted) -> tuple[Tensor, Optional[Tensor]]:
         return torch.cat([x.cls[:, 0], *patches], dim=1)[:, None], None
     prompts, keep = _pack(x.prompts.flatten(1, 2), _used(x).flatten(1))
     tokens = torch.cat([x.cls[:, 0], prompts, *patches], dim=1)
-    mask = _key_mask(keep, tokens.shape[1])
+    mask = _key_mask(keep, x.cls.shape[2], tokens.shape[1])
     return tokens[:, None], None if mask is None else mask[:, None]
 
 
@@ -60,14 +60,15 @@ def frame_sequences(x: Prompted) -> tuple[Tensor, Optional[Tensor]]:
     keep = F.pad(_used(x), (0, 0, 1, 0))  # no gap before the first frame
     prompts, keep = _pack(F.pad(x.prompts, (0, 0, 0, 0, 1, 0)), keep)
     tokens = torch.cat([x.cls, prompts, *_parts(x)], dim=2)
-    return tokens, _key_mask(keep, tokens.shape[2])
+    return tokens, _key_mask(keep, x.cls.shape[2], tokens.shape[2])
 
 
-def without_prompts(tokens: Tensor, num_patches: int) -> Tensor:
+def without_prompts(tokens: Tensor, num_prefix: int, num_patches: int) -> Tensor:
     """Keep CLS and the last ``num_patches`` tokens of a sequence (..., L, D)."""
-    if tokens.shape[-2] == 1 + num_patches:
+    if tokens.shape[-2] == num_prefix + num_patches:
         return tokens
-    return torch.cat([tokens[..., :1, :], tokens[..., -num_patches:, :]], dim=-2)
+    ends = [tokens[..., :num_prefix, :], tokens[..., -num_patches:, :]]
+    return torch.cat(ends, dim=-2)
 
 
 def frames_of(x: Tensor, made: Prompted) -> Tensor:
@@ -76,7 +77,8 @@ def frames_of(x: Tensor, made: Prompted) -> Tensor:
     In joint attention, each frame gets a copy of the one CLS token.
     """
     T, n = made.patches.shape[1:3]
-    cls, patches = x[..., :1, :], x[..., 1:, :]
+    prefix = made.cls.shape[2]
+    cls, patches = x[..., :prefix, :], x[..., prefix:, :]
     if made.protected is None or made.order is None:
         patches = patches.flatten(1, 2).unflatten(1, (T, n))
     else:
@@ -113,9 +115,10 @@ def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return prompts.gather(-2, index), keep.gather(-1, order)
 
 
-def _key_mask(keep: Tensor, length: int) -> Optional[Tensor]:
+def _key_mask(keep: Tensor, prefix: int, length: int) -> Optional[Tensor]:
     """Mask the padding after CLS: (..., P) bool -> (..., 1, L), or None if unpadded."""
     if not torch.compiler.is_compiling() and bool(keep.all()):
         return None
-    mask = F.pad(keep, (1, length - 1 - keep.shape[-1]), value=True)
+    after = length - prefix - keep.shape[-1]
+    mask = F.pad(keep, (prefix, after), value=True)
     return mask.unsqueeze(-2)

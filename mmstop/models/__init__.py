@@ -1,13 +1,16 @@
-"""Head, neck and retriever, and MMAction2's recognizer for pure Python configs."""
+"""Recognizer, retriever, head and neck; MMAction2's recognizer for Python configs."""
 
 from mmaction.models import Recognizer3D
 
 from .head import CLIPTextHead
+from .losses import contrastive_loss
 from .neck import AsTuple
-from .retriever import CaptionPreprocessor, CLIPRetriever, contrastive_loss
+from .recognizer import CLIPRecognizer
+from .retriever import CaptionPreprocessor, CLIPRetriever
 
 __all__ = [
     'AsTuple',
+    'CLIPRecognizer',
     'CLIPRetriever',
     'CLIPTextHead',
     'CaptionPreprocessor',

@@ -78,12 +78,20 @@ class CLIPTextHead(BaseHead):
         self.sentences = sentences
         self._tokens = tower.tokenize(self.sentences)  # (K, L)
         self._cache: Optional[Tensor] = None
+        self._prompts: Optional[Tensor] = None  # those that the cache was made with
         for module in tower.modules():  # any of them may be loaded separately
             module.register_load_state_dict_pre_hook(self._forget)
 
-    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Score features against the sentences: (B, E) -> (B, K), at least float32."""
-        sentences, scale = self._sentence_features(x.device), self.text.logit_scale
+    def forward(
+        self, x: Tensor, text_prompts: Optional[Tensor] = None, **kwargs: Any
+    ) -> Tensor:
+        """Score features against the sentences: (B, E) -> (B, K), at least float32.
+
+        Args:
+            text_prompts: what the video tower has for the text tower, (depth, P, D).
+        """
+        sentences = self._sentence_features(x.device, text_prompts)
+        scale = self.text.logit_scale
         # Scores go up to 100, where half precision has steps of 0.06 or 0.5.
         with torch.autocast(x.device.type, enabled=False):
             x = F.normalize(at_least_float32(x), dim=-1)
@@ -100,10 +108,16 @@ class CLIPTextHead(BaseHead):
     def _learns(self) -> bool:
         return any(p.requires_grad for p in self.text.parameters())
 
-    def _sentence_features(self, device: torch.device) -> Tensor:
+    def _sentence_features(
+        self, device: torch.device, prompts: Optional[Tensor]
+    ) -> Tensor:
         """Return the sentences' unit-norm features, (K, E)."""
-        if self.training and self._learns():
-            return self._encode(device)
+        if self.training and (self._learns() or prompts is not None):
+            return self._encode(device, prompts)
+        if prompts is not None and not (
+            self._prompts is not None and torch.equal(self._prompts, prompts)
+        ):
+            self._cache = None
         if self._cache is None or self._cache.device != device:
             # The cache is computed in full precision, and not as an inference tensor,
             # so that training can use it even if a test filled it.
@@ -112,9 +126,11 @@ class CLIPTextHead(BaseHead):
                 torch.no_grad(),
                 torch.autocast(device.type, enabled=False),
             ):
-                self._cache = self._encode(device)
+                self._cache = self._encode(device, prompts)
+                self._prompts = None if prompts is None else prompts.clone()
         return self._cache
 
-    def _encode(self, device: torch.device) -> Tensor:
-        sentences = self.text(self._tokens.to(device))
+    def _encode(self, device: torch.device, prompts: Optional[Tensor]) -> Tensor:
+        tokens = self._tokens.to(device)
+        sentences = self.text(tokens) if prompts is None else self.text(tokens, prompts)
         return F.normalize(at_least_float32(sentences), dim=-1)

@@ -1,26 +1,29 @@
 """Text-video retrieval with two CLIP towers."""
 
-import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
 from mmaction.structures import ActionDataSample
-from mmengine.dist import all_gather, get_rank, get_world_size
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
 from mmstop.errors import ConfigError, typed
+from mmstop.methods import PromptedCLIPText
 from mmstop.registry import MODELS
-from mmstop.towers import at_least_float32
+from mmstop.towers import Tower, shared_prompts
 
-__all__ = ['CLIPRetriever', 'CaptionPreprocessor', 'contrastive_loss', 'video_ids']
+from .losses import contrastive_loss, video_ids
+
+__all__ = ['CLIPRetriever', 'CaptionPreprocessor']
 
 Tokens = Union[Tensor, Sequence[Tensor]]
 
 CHUNK = 256  # captions per batch when they are encoded for the cache
+MAX_SCALE = 100  # of the cosines in the loss, as in CLIP's own training
 
 
 @MODELS.register_module()
@@ -35,7 +38,7 @@ class CLIPRetriever(BaseModel):
     Args:
         backbone: config of the video tower, any method.
         text: config of the text tower. Its ``logit_scale`` is the logarithm of the
-            inverse temperature of the loss.
+            inverse temperature of the loss. If it learns, it is kept at ln 100 or less.
         data_preprocessor: config, usually of MMAction2's ``MultiModalDataPreprocessor``
             with ``ActionDataPreprocessor`` for ``imgs`` and ``CaptionPreprocessor`` for
             ``text``.
@@ -55,6 +58,7 @@ class CLIPRetriever(BaseModel):
                 f'the video tower embeds in {self.backbone.out_dim} dimensions, the '
                 f'text tower in {self.text.out_dim}; give both the same architecture'
             )
+        refuse_unread_prompts(self.backbone, self.text)
         self._rows: dict[bytes, int] = {}  # a cached caption's row in the features
         self._features = torch.empty(0, self.text.out_dim)
 
@@ -70,6 +74,8 @@ class CLIPRetriever(BaseModel):
             ConfigError: the text tower has trainable parameters.
         """
         learning = [name for name, p in self.text.named_parameters() if p.requires_grad]
+        if shared_prompts(self.backbone):
+            learning.append('text_prompts() of the video tower')
         if learning:
             raise ConfigError(
                 f'the text tower learns ({len(learning)} trainable parameters, such as '
@@ -108,11 +114,15 @@ class CLIPRetriever(BaseModel):
         if mode not in ('tensor', 'loss', 'predict'):
             raise ValueError(f"mode={mode!r}, expected 'tensor', 'loss' or 'predict'")
         tokens, counts = _flatten(inputs['text'])
+        scale = self.text.logit_scale
+        if mode == 'loss' and scale.requires_grad:
+            with torch.no_grad():
+                scale.clamp_(max=math.log(MAX_SCALE))
         video = self._embed(inputs['imgs'])
         if mode == 'loss':
             text = self._recall(tokens)
             return {'loss_contrastive': self._loss(video, text, data_samples)}
-        text = self.text(tokens)
+        text = self.embed_text(tokens)
         if mode == 'predict':
             return _write(video, text.split(counts), data_samples)
         return video, text
@@ -121,10 +131,14 @@ class CLIPRetriever(BaseModel):
         """(B, V, 3, T, H, W) -> (B, E)."""
         return self.backbone(imgs.flatten(0, 1)).unflatten(0, imgs.shape[:2]).mean(1)
 
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """Embed texts with what the video tower has for them: (n, L) -> (n, E)."""
+        return self.text(tokens, *shared_prompts(self.backbone))
+
     def _recall(self, tokens: Tensor) -> Tensor:
         """Look up the cached captions, encode the others: (B, L) -> (B, E)."""
         if not self._rows:
-            return self.text(tokens)
+            return self.embed_text(tokens)
         rows = [self._rows.get(key, -1) for key in _keys(tokens)]
         features = self._features[rows].to(tokens.device)
         new = [i for i, row in enumerate(rows) if row < 0]
@@ -142,6 +156,16 @@ class CLIPRetriever(BaseModel):
             )
         ids = video_ids(samples, len(video)).to(video.device)
         return contrastive_loss(video, text, self.text.logit_scale.exp(), ids)
+
+
+def refuse_unread_prompts(backbone: Tower, text: Tower) -> None:
+    """Refuse a text tower that cannot take the prompts that the video tower makes."""
+    if shared_prompts(backbone) and not isinstance(text, PromptedCLIPText):
+        raise ConfigError(
+            f'{type(backbone).__name__} makes prompts for the text tower, and '
+            f'{type(text).__name__} takes none; set text=dict('
+            f"type='PromptedCLIPText', num_prompts=0, clip=...)"
+        )
 
 
 def _flatten(text: Tokens) -> tuple[Tensor, list[int]]:
@@ -176,67 +200,6 @@ class RetrievalFeatures(InstanceData):
     """
 
     __setattr__ = BaseDataElement.__setattr__
-
-
-# --- Loss ---------------------------------------------------------------------------
-
-
-def contrastive_loss(
-    video: Tensor, text: Tensor, scale: Tensor, video_ids: Tensor
-) -> Tensor:
-    """Compute the symmetric InfoNCE loss over the batches of all processes (Eq. 15).
-
-    Every process gets the loss of the global batch. The gather sums the gradients that
-    the processes send back, and data-parallel training averages the parameters'
-    gradients. Together, this gives the gradients of the global batch.
-
-    Args:
-        video: (B, E), with the same B in every process.
-        text: (B, E), the i-th text describes the i-th video.
-        scale: inverse temperature, scalar.
-        video_ids: (B,) int64. Entries with the same non-zero number are the same video
-            and not negatives of each other.
-    """
-    with torch.autocast(video.device.type, enabled=False):
-        video, text = _Gather.apply(_unit(video)), _Gather.apply(_unit(text))
-        ids = torch.cat(all_gather(video_ids))
-        logits = scale.to(text) * text @ video.T  # (texts, videos)
-        same = (ids[:, None] == ids) & (ids != 0)
-        logits = logits.masked_fill(same.fill_diagonal_(False), -torch.inf)
-        target = torch.arange(len(logits), device=logits.device)
-        t2v, v2t = F.cross_entropy(logits, target), F.cross_entropy(logits.T, target)
-        return (t2v + v2t) / 2
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Normalise to unit norm, in at least float32."""
-    return F.normalize(at_least_float32(x), dim=-1)
-
-
-class _Gather(torch.autograd.Function):
-    """Gather the rows of all processes; in backward, sum the gradients of each row."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.cat(all_gather(x.contiguous()))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        grad = grad.contiguous()
-        if get_world_size() > 1:
-            torch.distributed.all_reduce(grad)
-        return grad.chunk(get_world_size())[get_rank()]
-
-
-def video_ids(samples: Optional[Sequence[Any]], B: int) -> Tensor:
-    """Map video names to numbers equal in all processes: (B,) int64, 0 for no name."""
-    names = [None] * B if samples is None else [s.get('video_id') for s in samples]
-    return torch.tensor([0 if name is None else _number(name) for name in names])
-
-
-def _number(name: Any) -> int:
-    digest = hashlib.blake2b(str(name).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, 'big', signed=True)
 
 
 # --- Data preprocessor --------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The interface shared by the CLIP towers and all methods that wrap them."""
+"""The interface that the CLIP towers and all methods share."""
 
 from collections.abc import Callable
 from typing import Any, Optional
@@ -7,19 +7,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmstop.registry import MODELS
-
 from .merging import PatchMerger
 
-__all__ = ['Tower', 'TunedTower', 'at_least_float32']
+__all__ = ['Tower', 'at_least_float32', 'shared_prompts']
 
 
 class Tower(nn.Module):
     """A transformer encoder split into four steps: embed, attend, feed, pool.
 
     Video tokens are (B, T, L, D), one sequence per frame; text tokens are (B, L, D).
-    Token 0 is CLS (or start of text) and the patches are the last N tokens of a frame.
+    The first ``num_prefix`` tokens are CLS (or start of text), and the patches are the
+    last N tokens of a frame.
     """
+
+    num_prefix = 1
 
     @property
     def width(self) -> int:
@@ -42,6 +43,11 @@ class Tower(nn.Module):
         raise NotImplementedError
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels (video towers only)."""
+        raise NotImplementedError
+
+    @property
     def merge(self) -> int:
         """Number of patch pairs per frame that every block merges."""
         return 0
@@ -51,12 +57,32 @@ class Tower(nn.Module):
         """Whether activations are recomputed in the backward pass instead of kept."""
         return False
 
+    @property
+    def text_size(self) -> tuple[int, int]:
+        """Depth and width of the text tower beside this one (video towers only)."""
+        raise NotImplementedError
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Turn inputs into the tokens that enter the first block.
 
         (B, 3, T, H, W) -> (B, T, 1 + N, D) for video, (B, L) -> (B, L, D) for text.
         """
+        return self.place(self.look_up(inputs))
+
+    def look_up(self, inputs: Tensor) -> Tensor:
+        """Turn inputs into tokens without positions; shapes as in :meth:`embed`."""
         raise NotImplementedError
+
+    def place(self, x: Tensor) -> Tensor:
+        """Add the positions, and apply the first LayerNorm if the tower has one."""
+        raise NotImplementedError
+
+    def text_prompts(self) -> Optional[Tensor]:
+        """Return the prompts that a video tower makes for the text tower.
+
+        They are (depth, P, D), of :attr:`text_size`, or None.
+        """
+        return None
 
     def attend(
         self,
@@ -77,10 +103,36 @@ class Tower(nn.Module):
         Returns:
             the update to the residual stream, (..., L, D).
         """
+        if context is x:
+            context = None
+        if context is not None:
+            context = self.normalize(i, context)
+        return self.attend_normalized(i, self.normalize(i, x), context, mask)
+
+    def attend_normalized(
+        self,
+        i: int,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Run :meth:`attend` on tokens that have passed the block's LayerNorm."""
+        raise NotImplementedError
+
+    def normalize(self, i: int, x: Tensor) -> Tensor:
+        """Apply the LayerNorm before the attention of block ``i``: (..., D)."""
+        raise NotImplementedError
+
+    def mean_keys(self, i: int, x: Tensor) -> Tensor:
+        """Average the keys of block ``i`` over heads: (..., D) -> (..., D / heads)."""
         raise NotImplementedError
 
     def feed(self, i: int, x: Tensor) -> Tensor:
         """Run the MLP branch of block ``i``, without the residual: (..., D)."""
+        raise NotImplementedError
+
+    def normalize_mlp(self, i: int, x: Tensor) -> Tensor:
+        """Apply the LayerNorm before the MLP of block ``i``: (..., D)."""
         raise NotImplementedError
 
     def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
@@ -150,70 +202,12 @@ class Tower(nn.Module):
         return x
 
 
-class TunedTower(Tower):
-    """A tower that wraps another and delegates whatever it does not override.
-
-    Args:
-        clip: config of the wrapped tower, e.g. ``dict(type='CLIPViT', ...)``. The
-            wrapped tower may itself be a method.
-    """
-
-    def __init__(self, clip: dict) -> None:
-        super().__init__()
-        self.clip: Tower = MODELS.build(clip)
-
-    @property
-    def width(self) -> int:
-        return self.clip.width
-
-    @property
-    def depth(self) -> int:
-        return self.clip.depth
-
-    @property
-    def out_dim(self) -> int:
-        return self.clip.out_dim
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.clip.grid
-
-    @property
-    def merge(self) -> int:
-        return self.clip.merge
-
-    @property
-    def checkpoint(self) -> bool:
-        return self.clip.checkpoint
-
-    def embed(self, inputs: Tensor) -> Tensor:
-        return self.clip.embed(inputs)
-
-    def attend(
-        self,
-        i: int,
-        x: Tensor,
-        context: Optional[Tensor] = None,
-        mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        return self.clip.attend(i, x, context, mask)
-
-    def feed(self, i: int, x: Tensor) -> Tensor:
-        return self.clip.feed(i, x)
-
-    def read(self, x: Tensor) -> Tensor:
-        return self.clip.read(x)
-
-    def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
-        return self.clip.pool(x, inputs)
-
-    def project(self, x: Tensor) -> Tensor:
-        return self.clip.project(x)
-
-    def cls_attention(self, i: int, x: Tensor) -> Tensor:
-        return self.clip.cls_attention(i, x)
-
-
 def at_least_float32(x: Tensor) -> Tensor:
     """Cast half precision to float32; leave float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def shared_prompts(backbone: nn.Module) -> tuple[Tensor, ...]:
+    """Return what to pass to the text tower besides the tokens: prompts or nothing."""
+    prompts = backbone.text_prompts() if isinstance(backbone, Tower) else None
+    return () if prompts is None else (prompts,)

@@ -1,6 +1,6 @@
 """How the last block's CLS, which becomes the embedding, attends to the patches."""
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,22 +34,13 @@ def cls_attention_map(tower: Tower, video: Tensor) -> Tensor:
             f'the tower merges patches (merge={inner.merge}), so that single patches '
             f'have no attention; set merge=0 in the config of {type(inner).__name__}'
         )
-    attend = inner.attend
     seen: list[Tensor] = []
-
-    def record(
-        i: int, x: Tensor, context: Tensor, mask: Optional[Tensor] = None
-    ) -> Tensor:
-        if i == inner.depth - 1:
-            seen.append(_weights(inner.blocks[i], x, context, mask))
-        return attend(i, x, context, mask)
-
-    inner.attend = record
+    hook = inner.softmax.register_forward_hook(lambda *call: seen.append(call[-1]))
     try:
         tower(video)
     finally:
-        del inner.attend  # restores the method of its class
-    (weights,) = seen  # (B, S, L), S sequences
+        hook.remove()
+    weights = seen[-1].mean(-2)  # over heads: (B, S, L), S sequences
     B, S, T = *weights.shape[:2], video.shape[2]
     N = inner.grid[0] * inner.grid[1]
     patches = weights[..., -(T // S) * N :]
@@ -61,13 +52,3 @@ def innermost(tower: Tower) -> Any:
     while isinstance(tower, TunedTower):
         tower = tower.clip
     return tower
-
-
-def _weights(block: Any, x: Tensor, context: Tensor, mask: Optional[Tensor]) -> Tensor:
-    """Weigh what CLS sees: (B, S, 1, D), (B, S, L, D) -> (B, S, L)."""
-    query, keys = (block.ln_1(tokens).flatten(0, 1) for tokens in (x, context))
-    hidden = None
-    if mask is not None:
-        hidden = ~mask.expand(*context.shape[:2], 1, -1).reshape(keys.shape[:2])
-    _, weights = block.attn(query, keys, keys, key_padding_mask=hidden)
-    return weights.reshape(context.shape[:3])
