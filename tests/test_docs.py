@@ -14,11 +14,17 @@ from modelindex.load_model_index import load as load_model_index
 from pages import ROOT, code_of
 
 sys.path[:0] = [str(ROOT / 'tools' / folder) for folder in ('analysis', 'docs')]
+import make_layout  # noqa: E402
 import make_pictures  # noqa: E402
 import model_zoo  # noqa: E402
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 PAGES = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+
+
+def test_layout_shows_every_module_with_its_first_line():
+    text = (ROOT / 'docs' / 'layout.md').read_text()
+    assert text == make_layout.page(), 'run python tools/docs/make_layout.py'
 
 
 # --- The model zoo ------------------------------------------------------------------

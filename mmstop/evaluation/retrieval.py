@@ -75,9 +75,11 @@ class VideoTextRetrieval(BaseMetric):
         prefix: Optional[str] = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        for name in ('dsl_temperature', 'bank_beta'):
-            if not locals()[name] > 0:
-                raise ConfigError(f'{name}={locals()[name]}, expected more than 0')
+        for name, value in dict(
+            dsl_temperature=dsl_temperature, bank_beta=bank_beta
+        ).items():
+            if value <= 0:
+                raise ConfigError(f'{name}={value}, expected more than 0')
         if features_out is not None and not features_out.endswith('.npz'):
             raise ConfigError(f'features_out={features_out!r}, expected a .npz file')
         self.dsl = dsl
