@@ -1,10 +1,13 @@
 """Pictures show what was chosen and found; the ablation prints what it measured."""
 
-import importlib.util
 import json
 import re
 import sys
 
+import ablation
+import ablation_report
+import draw_retrieval
+import draw_trace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -13,15 +16,6 @@ from PIL import Image
 from tiny_run import COLOURS, ROOT, run, write_tiny_retrieval, write_tiny_run
 
 from mmstop.visualization import Found, Query, plot_rankings
-
-ANALYSIS = ROOT / 'tools' / 'analysis'
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ANALYSIS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -40,9 +34,7 @@ def test_draw_trace_draws_the_frames_of_test_videos(config, tmp_path):
     assert trained.returncode == 0, trained.stderr
     checkpoint = config.parent / 'work' / 'epoch_1.pth'
     out = tmp_path / 'folder' / 'trace.png'
-    load_tool('draw_trace').main(
-        [str(config), str(checkpoint), '--out', str(out), '--num', '2']
-    )
+    draw_trace.main([str(config), str(checkpoint), '--out', str(out), '--num', '2'])
     picture = np.asarray(Image.open(out)).astype(int)
     red, green, blue = picture.reshape(-1, 3).T
     assert ((red > 150) & (green < 90) & (blue < 90)).sum() > 500, 'the red video'
@@ -90,15 +82,15 @@ def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch):
     cfg = Config.fromfile(config)
     cfg.model.backbone = cfg.model.backbone.clip  # zero-shot: it needs no checkpoint
     cfg.dump(config)
-    tool, out = load_tool('draw_retrieval'), tmp_path / 'folder' / 'found.png'
+    out = tmp_path / 'folder' / 'found.png'
     drawn = []
 
     def keep(queries, num_videos):
         drawn.append((queries, num_videos))
         return plot_rankings(queries, num_videos)
 
-    monkeypatch.setattr(tool, 'plot_rankings', keep)
-    tool.main([str(config), '--out', str(out), '--num', '3', '--topk', '5'])
+    monkeypatch.setattr(draw_retrieval, 'plot_rankings', keep)
+    draw_retrieval.main([str(config), '--out', str(out), '--num', '3', '--topk', '5'])
     ((queries, num_videos),) = drawn
     assert num_videos == 5
     assert [q.caption for q in queries] == [
@@ -125,7 +117,6 @@ def test_ablation_tests_its_runs_otherwise(tmp_path, capsys):
     config = write_tiny_retrieval(tmp_path)
     arguments = [str(config), '--seeds', '0', '--rows', 'both']
     arguments += ['--work-dir', str(tmp_path / 'w'), '--metric', 'retrieval/t2v/MnR']
-    ablation = load_tool('ablation')
     ablation.main(arguments)
     checkpoints = {p: p.stat().st_mtime for p in tmp_path.glob('w/**/*.pth')}
     other = 'test_dataloader.dataset.ann_file=train.json'
@@ -142,7 +133,6 @@ def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
     arguments = [str(config), '--seeds', '0', '1', '--work-dir', str(tmp_path)]
     arguments += ['--rows', 'neither', '--vary', 'num_spatial=0']
     arguments += ['--json', str(tmp_path / 'found.json')]
-    ablation = load_tool('ablation')
     ablation.main(arguments)
     first = capsys.readouterr().out
     results = [
@@ -163,9 +153,7 @@ def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
     assert capsys.readouterr().out == first
 
 
-def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(ANALYSIS)  # where it finds the other tools
-    report = load_tool('ablation_report')
+def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, capsys):
     acc = [{'acc/top1': x, 'acc/mean1': 0.0} for x in (0.5, 0.6, 0.1, 0.7, 0.2)]
     found = {
         'stop_moving_shapes': {
@@ -179,7 +167,7 @@ def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, monkeypatch, cap
     }
     path = tmp_path / 'found.json'
     path.write_text(json.dumps(found))
-    report.main([str(path)])
+    ablation_report.main([str(path)])
     page = path.with_suffix('.md').read_text()
     assert re.findall(r'^\| (?!---)(.*) \|$', page, re.M) == [
         '`stop_moving_shapes`, top-1 accuracy | mean | standard error | seeds',
@@ -194,6 +182,10 @@ def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, monkeypatch, cap
     assert not path.with_suffix('.png').exists()  # one value makes no line
     found['stop_moving_shapes']['both, num_spatial=12'] = {'0': acc[0], '1': acc[1]}
     path.write_text(json.dumps(found))
-    report.main([str(path)])
+    ablation_report.main([str(path)])
     assert '![Accuracy by value](found.png)' in path.with_suffix('.md').read_text()
     assert Image.open(path.with_suffix('.png')).size == (480, 420)
+    path.unlink()
+    assert ablation_report.main([str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'found.json' in line and 'ablation.py CONFIG --json writes' in line

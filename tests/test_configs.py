@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import moving_shapes
 import pytest
 import torch
 from mmengine.config import Config
@@ -203,11 +204,6 @@ def take_lists(config):
 
 
 def test_moving_shapes_classes_are_the_generator_s():
-    import sys
-
-    sys.path.insert(0, str(ROOT / 'tools' / 'data'))
-    import moving_shapes
-
     assert load_classes('moving_shapes') == list(moving_shapes.CLASSES)
 
 

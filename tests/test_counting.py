@@ -4,14 +4,16 @@ import csv
 import json
 import re
 
+import confusion
+import get_params
 import mmengine
 import numpy as np
 import pytest
+import sweep
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
-from test_analysis import ANALYSIS, load_tool
 from tiny_run import ROOT, tiny_config, write_tiny_retrieval
 
 from mmstop.datasets.classes import load_classes
@@ -21,9 +23,7 @@ from mmstop.datasets.classes import load_classes
 
 def params(config, tmp_path, *options):
     out = tmp_path / 'new' / 'params.json'
-    assert (
-        load_tool('get_params').main([str(config), *options, '--json', str(out)]) == 0
-    )
+    assert get_params.main([str(config), *options, '--json', str(out)]) == 0
     return json.loads(out.read_text())
 
 
@@ -68,7 +68,7 @@ def test_weights_that_a_config_does_not_name_are_not_fetched(tmp_path):
 
 def test_config_without_a_model_has_no_parameters(tmp_path, capsys):
     (tmp_path / 'none.py').write_text("work_dir = 'x'\n")
-    assert load_tool('get_params').main([str(tmp_path / 'none.py')]) == 2
+    assert get_params.main([str(tmp_path / 'none.py')]) == 2
     assert 'has no model to count' in capsys.readouterr().err
 
 
@@ -92,8 +92,7 @@ def test_confusion_tells_the_worst_class_and_pairs(tmp_path, capsys):
     Config(tiny_config(tmp_path)).dump(config)
     pkl = dump(tmp_path / 'p.pkl', np.array([[3, 0, 0], [4, 1, 3], [0, 0, 0]]))
     out = tmp_path / 'new' / 'folder'
-    tool = load_tool('confusion')
-    assert tool.main([str(config), pkl, '--out-dir', str(out)]) == 0
+    assert confusion.main([str(config), pkl, '--out-dir', str(out)]) == 0
     assert list(csv.reader((out / 'per_class.csv').open())) == [
         ['class', 'label', 'videos', 'correct', 'accuracy', 'mostly_taken_for'],
         ['green', '1', '8', '1', '12.50', 'red'],
@@ -108,7 +107,7 @@ def test_confusion_tells_the_worst_class_and_pairs(tmp_path, capsys):
 @pytest.mark.parametrize('classes', ['moving_shapes', 'ssv2'])
 def test_labels_of_a_confusion_matrix_can_be_read(classes):
     names = load_classes(classes)
-    figure = load_tool('confusion').plot(np.eye(len(names), dtype=int), names)
+    figure = confusion.plot(np.eye(len(names), dtype=int), names)
     figure.dpi = 150
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -136,20 +135,14 @@ def test_confusion_refuses_what_does_not_fit(tmp_path, capsys):
         dump(tmp_path / 'two.pkl', np.eye(2, dtype=int)): 'have 2 classes, .* has 3',
     }
     for path, message in faults.items():
-        assert load_tool('confusion').main([str(config), str(path)]) == 2
+        assert confusion.main([str(config), str(path)]) == 2
         assert re.search(f'^error: .*{message}', capsys.readouterr().err)
 
 
 # --- sweep --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sweep(monkeypatch):
-    monkeypatch.syspath_prepend(ANALYSIS)  # where it finds ablation.py
-    return load_tool('sweep')
-
-
-def test_sweep_sums_up_finished_runs(sweep, tmp_path, capsys):
+def test_sweep_sums_up_finished_runs(tmp_path, capsys):
     config, work_dir = tmp_path / 'tiny.py', tmp_path / 'runs'
     Config(tiny_config(tmp_path)).dump(config)
     alpha, loader = 'model.backbone.alpha', 'train_dataloader.sampler.type'
@@ -184,7 +177,7 @@ def test_sweep_sums_up_finished_runs(sweep, tmp_path, capsys):
     )
 
 
-def test_sweep_draws_mean_and_range(sweep):
+def test_sweep_draws_mean_and_range():
     results = {'a': {'4': [1.0, 3.0], '2': [5.0, 9.0]}, 'b': {'x': [2.0, 2.0]}}
     numbers, words = sweep.plot(results, 'm').axes
     line, _, (bars,) = numbers.containers[0]
@@ -205,7 +198,7 @@ def test_sweep_draws_mean_and_range(sweep):
         (['model.backbone.alpha', '0', '--jobs', '0'], '--jobs 0: it must be'),
     ],
 )
-def test_sweep_refuses_before_the_first_run(sweep, vary, message, tmp_path, capsys):
+def test_sweep_refuses_before_the_first_run(vary, message, tmp_path, capsys):
     config, runs = tmp_path / 'tiny.py', tmp_path / 'runs'
     Config(tiny_config(tmp_path)).dump(config)
     arguments = [str(config), '--work-dir', str(runs), '--vary', *vary]
@@ -215,7 +208,7 @@ def test_sweep_refuses_before_the_first_run(sweep, vary, message, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_sweep_of_a_retrieval_config_starts_again_where_it_was(sweep, tmp_path):
+def test_sweep_of_a_retrieval_config_starts_again_where_it_was(tmp_path):
     config = write_tiny_retrieval(tmp_path)
     arguments = [str(config), '--metric', 'retrieval/t2v/MnR', '--seeds', '0']
     arguments += ['--work-dir', str(tmp_path / 'w'), '--vary']

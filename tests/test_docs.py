@@ -8,15 +8,13 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import make_layout
+import make_pictures
+import model_zoo
 import pytest
 import torch
 from modelindex.load_model_index import load as load_model_index
 from pages import ROOT, code_of
-
-sys.path[:0] = [str(ROOT / 'tools' / folder) for folder in ('analysis', 'docs')]
-import make_layout  # noqa: E402
-import make_pictures  # noqa: E402
-import model_zoo  # noqa: E402
 
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 PAGES = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]

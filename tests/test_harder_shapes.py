@@ -1,16 +1,12 @@
 """The two harder kin of moving-shapes: what they show, and what the blind see."""
 
-import sys
 from collections import Counter, defaultdict
 from itertools import product
 
+import harder_shapes as harder
+import moving_shapes as one
 import numpy as np
 import pytest
-from tiny_run import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools' / 'data'))
-import harder_shapes as harder  # noqa: E402
-import moving_shapes as one  # noqa: E402
 
 DISTRACTORS, TEMPO = harder.TASKS['distractors'], harder.TASKS['tempo']
 RGB = np.array(list(one.COLOURS.values()))

@@ -18,6 +18,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import av
+import moving_shapes as shapes
 import numpy as np
 import pytest
 import torch
@@ -38,9 +39,6 @@ from streamlit.web.server.starlette.starlette_websocket import (  # noqa: E402
 from mmstop.serving import Desk, playable, serve, server  # noqa: E402
 from mmstop.serving.desk import split_labels  # noqa: E402
 from mmstop.serving.markdown import as_code, as_text  # noqa: E402
-
-sys.path.insert(0, str(ROOT / 'tools' / 'data'))
-import moving_shapes as shapes  # noqa: E402
 
 KINDS = ['red circle', 'green square', 'blue triangle', 'yellow cross', 'white ring']
 LABELS = ['a blue square', 'a red circle', 'a green ring']

@@ -1,7 +1,6 @@
 """Videos made small for training: every frame is the right one, or nothing is there."""
 
 import os
-import sys
 import time
 from fractions import Fraction
 from multiprocessing import get_context
@@ -11,19 +10,14 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+import shrink_videos as tool
+import shrinking
 from faulty_videos import write_frames
 from numbered_videos import Video, read, write
-from tiny_run import ROOT
+from shrinking_encoder import small_size
 
 from mmstop.datasets import VideoError
 from mmstop.datasets.video_files import VideoFile
-
-TOOL = ROOT / 'tools' / 'data' / 'shrink_videos.py'
-sys.path.insert(0, str(TOOL.parent))
-
-import shrink_videos as tool  # noqa: E402
-import shrinking  # noqa: E402
-from shrinking_encoder import small_size  # noqa: E402
 
 WIDE = dict(num=26, size=(96, 64))
 # What they become, with a short side of 48: (height, width) and the format by content.

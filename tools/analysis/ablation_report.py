@@ -8,14 +8,17 @@ over the seeds, its standard error, and every seed.
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Optional
 
 import sweep
-from ablation import ROWS, percent
+from ablation import ROWS
 from model_zoo import DATA_SETS
+from reports import table
+from variants import percent
 
 METRICS = {'acc/top1': 'top-1 accuracy', 'retrieval/t2v/R1': 'text-to-video R@1'}
 VARIED = 'both, '  # how the rows of --vary begin
@@ -33,11 +36,16 @@ from the results that `tools/analysis/ablation.py CONFIG --json {file}` added;
 Results = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('results', type=Path, help='JSON file of ablation.py')
     args = parser.parse_args(argv)
-    results = json.loads(args.results.read_text())
+    try:
+        results = json.loads(args.results.read_text())
+    except (OSError, ValueError) as error:
+        remedy = 'tools/analysis/ablation.py CONFIG --json writes such a file'
+        print(f'error: {args.results}: {error}; {remedy}', file=sys.stderr)
+        return 2
     page, picture = (args.results.with_suffix(end) for end in ('.md', '.png'))
     panels = varied(results)
     if panels:
@@ -45,6 +53,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     text = document(results, args.results.as_posix(), picture if panels else None)
     page.write_text(text)
     print(f'{page}: {sum(map(len, results.values()))} rows')
+    return 0
 
 
 def document(results: Results, file: str, picture: Optional[Path]) -> str:
@@ -53,24 +62,24 @@ def document(results: Results, file: str, picture: Optional[Path]) -> str:
     for config in sorted(results):
         name, *options = config.split(' ')
         title = ', '.join([DATA_SETS[name.split('_', 1)[1]], *options])
-        parts.append(f'## {title}\n\n{table(name, results[config])}')
+        parts.append(f'## {title}\n\n{section(name, results[config])}\n')
     if picture:
         parts.append(f'## Hyper-parameters\n\n![Accuracy by value]({picture.name})\n')
     return '\n'.join(parts)
 
 
-def table(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
+def section(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
     """Make the Markdown table of one config."""
     metric = metric_of(rows)
-    head = f'| `{config}`, {METRICS[metric]} | mean | standard error | seeds |\n'
-    lines = [head, '| --- | --- | --- | --- |\n']
+    head = [f'`{config}`, {METRICS[metric]}', 'mean', 'standard error', 'seeds']
     order = list(ROWS)
+    lines = []
     for row in sorted(rows, key=lambda r: (order.index(r) if r in ROWS else 99, r)):
         values = values_of(rows[row], metric)
         seeds = ', '.join(f'{value:.1f}' for value in values)
         error = f'{standard_error(values):.1f}' if len(values) > 1 else '–'
-        lines.append(f'| {row} | {mean(values):.1f} | {error} | {seeds} |\n')
-    return ''.join(lines)
+        lines.append([row, f'{mean(values):.1f}', error, seeds])
+    return table(head, lines)
 
 
 def metric_of(rows: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -102,4 +111,4 @@ def varied(results: Results) -> sweep.Results:
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -1,67 +1,73 @@
 """Measure the cost of prompting compared with open_clip's plain frozen tower.
 
-    python tools/analysis/benchmark.py                          # ViT-B/32, built-ins
-    python tools/analysis/benchmark.py configs/stop_ssv2.py --batch 2 --memory
-    python tools/analysis/benchmark.py --sweep frames=4,8,16 batch=1,4 \\
-        --out sweep.json --plot sweep.png
-    python tools/analysis/benchmark.py sweep.json --plot sweep.png    # only draws
-    python tools/analysis/benchmark.py --pipeline configs/stop_moving_shapes.py
-    python tools/analysis/benchmark.py --pipeline              # generated videos
+    python tools/analysis/benchmark.py --methods stop-joint stop-frame --memory
+    python tools/analysis/benchmark.py configs/stop_ssv2.py --methods clip
+    python tools/analysis/benchmark.py --sweep frames batch --batch 1 --plot sweep.png
 
-All contestants take turns in one process, on the same random videos and with random
-weights. Speed depends on neither, except through the number of STOP's temporal prompts,
-which is reported. A training step is the forward pass, the backward pass and AdamW's
-update of the video tower alone; a tower with nothing to train passes the gradient to
-its input. Ratios are relative to open_clip's tower in the same round. --pipeline
-measures data loading separately, and together with a config reports whether data or
-model would be the bottleneck. On a CPU, they also compete for the same cores. Without a
-config, --pipeline reads clips from generated H.264 videos.
+All towers take turns in one process, on the same random videos and with random weights.
+Speed depends on neither, except through the number of STOP's temporal prompts, which is
+reported. A training step is the forward pass, the backward pass and AdamW's update of
+the video tower alone; a tower with nothing to train passes the gradient to its input.
+Ratios are relative to open_clip's tower in the same round. Every column is a median.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
+import matplotlib.style
+import numpy as np
 import torch
-from benchmark_counts import describe
-from benchmark_model import (
-    CONTESTANTS,
-    DEFAULT_ARCH,
-    REFERENCE,
-    WORKS,
-    Contestant,
-    Setup,
-    arch_of,
-    peak_memory,
-    peak_memory_elsewhere,
-    summarise,
-    time_rounds,
-)
-from benchmark_pipeline import measure_pipeline
-from benchmark_reading import measure_reading, reading_table
-from benchmark_report import (
-    environment,
-    pipeline_table,
-    plot,
-    point_table,
-    read_report,
-    write_report,
-)
-from mmengine.config import Config
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from measuring import added_mb, alone, positive, rounds
+from reports import draw_runs, table
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.options import KeyValues
-from mmstop.towers.weights import resolve_arch
+from mmstop.engine.checks import check_config, load_config
+from mmstop.errors import ConfigError
+from mmstop.methods import STOPCLIPViT
+from mmstop.registry import MODELS
+from mmstop.towers import CLIPTower, TunedTower
+from mmstop.towers.weights import build_clip, resolve_arch
 
+REFERENCE = 'open_clip'
+JOINT, FRAME = dict(type='STOPCLIPViT'), dict(type='STOPCLIPViT', attention='frame')
+MERGED = dict(clip=dict(type='CLIPViT', merge=4))
+METHODS: dict[str, dict] = {  # name -> config of the video tower, without its arch
+    REFERENCE: dict(type=REFERENCE),
+    'clip': dict(type='CLIPViT'),
+    'stop-joint': JOINT,
+    'stop-frame': FRAME,
+    'stop-joint-merge': dict(JOINT, **MERGED),
+    # Prompts at the input only.
+    'stop-joint-input': dict(JOINT, depth=1),
+    'stop-frame-input': dict(FRAME, depth=1),
+    'stop-joint-merge-input': dict(JOINT, depth=1, **MERGED),
+}
+DEFAULT_ARCH = 'ViT-B-32-quickgelu'
 SWEEPS: dict[str, list] = {
     'frames': [4, 8, 16, 32, 64],
     'batch': [1, 4, 16],
-    'arch': ['ViT-B-32-quickgelu', 'ViT-B-16-quickgelu', 'ViT-L-14-quickgelu'],
+    'arch': [DEFAULT_ARCH, 'ViT-B-16-quickgelu', 'ViT-L-14-quickgelu'],
 }
-SWEPT = [REFERENCE, 'stop-joint', 'stop-frame']
+WORKS = ('forward', 'step')
+DRAWN = ('forward_ms', 'step_ms', 'forward_ratio', 'step_ratio')
+
+
+class Setup(NamedTuple):
+    """The size of the problem, and where it is solved."""
+
+    arch: str
+    frames: int
+    batch: int
+    device: str = 'cpu'
+    dtype: str = 'float32'
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -69,238 +75,264 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('source', nargs='?', help='config, or JSON of an earlier run to show or draw')
-    add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE')
-    add('--methods', nargs='+', help=f'of {", ".join(CONTESTANTS)} and the config')
+    add('config', nargs='?', help='a config whose video tower is measured too')
+    add('--methods', nargs='+', choices=list(METHODS), default=list(METHODS))
     add('--arch', help=f"open_clip's name or a JSON file; {DEFAULT_ARCH}")
-    add('--frames', type=int, help="the config's, or 12")
-    add('--batch', type=int, help="the config's, or 2, or 1 in a sweep")
-    add('--device', choices=['cpu', 'cuda'], default=default_device())
+    add('--frames', type=positive, help="the config's, or 12")
+    add('--batch', type=positive, help="the config's, or 2")
+    add('--device', choices=['cpu', 'cuda'], default='cpu')
     add('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
-    add('--threads', type=int, default=torch.get_num_threads(), help='of the CPU')
-    add('--warmup', type=int, default=2, help='rounds before those that count')
-    add('--repeats', type=int, default=10, help='rounds that count')
-    add('--memory', action='store_true', help='peaks; slow on the CPU, free on GPUs')
-    sweeps = 'frames=4,8,16, batch=1,4, arch=A,B; all three if none is given'
-    add('--sweep', nargs='*', metavar='AXIS=VALUES', help=sweeps)
-    data = "measure this config's data loading, or clip reading if none is given"
-    add('--pipeline', nargs='?', const='', metavar='CONFIG', help=data)
-    add('--workers', nargs='+', type=int, default=[0, 1, 2], help='data workers')
-    add('--num-videos', type=int, default=128, help='videos to load per round')
+    add('--threads', type=positive, default=torch.get_num_threads(), help='of the CPU')
+    add('--repeats', type=positive, default=10, help='rounds')
+    add('--memory', action='store_true', help='peaks, each in its own process')
+    add('--sweep', nargs='+', choices=list(SWEEPS), default=[])
     add('--out', type=Path, help='JSON to write')
     add('--plot', type=Path, help='picture of a sweep to write')
-    return parser.parse_args(argv)
-
-
-def default_device() -> str:
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
+    args = parser.parse_args(argv)
+    if args.plot and not args.sweep:
+        parser.error('--plot draws a sweep; add --sweep')
+    return args
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
-    command = ' '.join(sys.argv if argv is None else ['benchmark.py', *argv])
     try:
-        run(args, command)
+        run(args)
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     return 0
 
 
-def run(args: argparse.Namespace, command: str) -> None:
-    """Measure or read, print, write and draw.
+def run(args: argparse.Namespace) -> None:
+    """Measure, print, write and draw.
 
     Raises:
-        ConfigError: an argument, a config or a file is invalid.
+        ConfigError: an argument or the config is invalid.
     """
-    if str(args.source).endswith('.json'):
-        report = read_report(args.source)
-        for point in report['points']:
-            print(point_table(point, report))
-        if 'pipeline' in report:
-            print(pipeline_table(report['pipeline']))
-        if 'reading' in report:
-            print(reading_table(report['reading']))
-    else:
-        check_numbers(args)
-        report = measure(args, command)
-    if args.plot:
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
-        plot(report).savefig(args.plot, dpi=150)
-        print(f'drew {args.plot}')
-
-
-def check_numbers(args: argparse.Namespace) -> None:
-    least = dict(frames=1, batch=1, threads=1, warmup=0, repeats=1, num_videos=1)
-    for name, low in least.items():
-        value = getattr(args, name)
-        if value is not None and value < low:
-            option = name.replace('_', '-')
-            raise ConfigError(f'--{option} {value}: it must be at least {low}')
-    if min(args.workers) < 0:
-        raise ConfigError(f'--workers {min(args.workers)}: it must be at least 0')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise ConfigError('--device cuda: PyTorch finds no GPU; use --device cpu')
-    if args.memory and args.device == 'cpu' and sys.platform != 'linux':
-        raise ConfigError('--memory on a CPU reads /proc, which only Linux has')
-    if args.plot and args.sweep is None:
-        raise ConfigError('--plot draws a sweep; add --sweep, or give the JSON of one')
-
-
-def measure(args: argparse.Namespace, command: str) -> dict:
-    """Measure everything requested; print and write results as they come."""
     torch.set_num_threads(args.threads)
-    report: dict = {'command': command, **environment(args), 'points': []}
-    cfg = read_config(args.source, args.cfg_options) if args.source else None
-    pipeline = read_config(args.pipeline, None, ['train']) if args.pipeline else None
-    data = args.pipeline is not None
-    only_data = data and not (cfg or args.methods or args.sweep is not None)
-    for axis, setups in [] if only_data else plan(args, cfg):
-        point = measure_point(setups, args)
-        report['points'].append({'axis': axis, **point})
-        print(point_table(report['points'][-1], report), flush=True)
-        write_report(report, args.out)  # so that a later failure loses nothing
-    if pipeline:
-        report['pipeline'] = measure_pipeline(
-            pipeline, args.workers, args.num_videos, args.repeats
-        )
-        report['pipeline']['needed'] = training_speed(report, args.source)
-        print(pipeline_table(report['pipeline']))
-        write_report(report, args.out)
-    elif data:
-        report['reading'] = measure_reading(args.repeats)
-        print(reading_table(report['reading']))
-        write_report(report, args.out)
-    return report
+    towers, base = choose(args)
+    points = [
+        (axis, base._replace(**{axis: value}))
+        for axis in args.sweep
+        for value in SWEEPS[axis]
+    ]
+    found: list[dict] = []
+    for axis, setup in points or [('', base)]:
+        rows = measure(towers, setup, args.repeats, args.memory)
+        print(f'\n{setup}, {args.threads} threads\n{summary(rows)}', flush=True)
+        found += [{'axis': axis, **setup._asdict(), **row} for row in rows]
+        if args.out:  # now, so that a later failure loses nothing
+            report = {
+                'torch': torch.__version__,
+                'threads': args.threads,
+                'rows': found,
+            }
+            args.out.write_text(json.dumps(report, indent=1) + '\n')
+    if args.plot:
+        plot(found).savefig(args.plot, dpi=100)
 
 
 # --- What to measure ----------------------------------------------------------------
 
 
-def read_config(
-    path: str, options: Optional[dict], splits: Sequence[str] = ()
-) -> Config:
-    cfg = load_config(path, options)
-    check_config(cfg, splits)
-    return cfg
+def choose(args: argparse.Namespace) -> tuple[dict[str, dict], Setup]:
+    """Return the towers' configs, the reference first, and the size."""
+    towers = {name: METHODS[name] for name in (REFERENCE, *args.methods)}
+    cfg: dict = {}
+    arch = args.arch or DEFAULT_ARCH
+    if args.config:
+        cfg = load_config(args.config)
+        check_config(cfg, [])
+        if 'backbone' not in (cfg.get('model') or {}):
+            raise ConfigError(f'{args.config} has no model.backbone to measure')
+        tower = towers[Path(args.config).stem] = cfg.model.backbone.to_dict()
+        while 'clip' in tower:
+            tower = tower['clip']
+        arch = args.arch or tower.get('arch', arch)
+    resolve_arch(arch)
+    loader = cfg.get('train_dataloader') or {}
+    frames = args.frames or cfg.get('num_frames', 12)
+    batch = args.batch or loader.get('batch_size', 2)
+    return towers, Setup(arch, frames, batch, args.device, args.dtype)
 
 
-def plan(args: argparse.Namespace, cfg: Optional[Config]) -> list[tuple]:
-    """List the points to measure: [(axis or None, a setup for each contestant)]."""
-    backbones, base = dict(CONTESTANTS), sizes(args, cfg)
-    if cfg is not None:
-        backbones[Path(args.source).stem] = cfg.model.backbone.to_dict()
-    names = args.methods or list(backbones)
-    if args.sweep is not None and not args.methods:
-        names = [*SWEPT, *list(backbones)[len(CONTESTANTS) :]]
-    for name in names:
-        if name not in backbones:
-            raise ConfigError(f'--methods {name}: choose from {", ".join(backbones)}')
-    names = [REFERENCE, *(name for name in names if name != REFERENCE)]
-    setups = [Setup(name=n, backbone=backbones[n], **base) for n in names]
-    if args.sweep is None:
-        return [(None, setups)]
-    points = [
-        (axis, [replace(setup, **{axis: value}) for setup in setups])
-        for axis, values in swept(args.sweep).items()
-        for value in values
-    ]
-    for _, (first, *_) in points:
-        checked(resolve_arch, first.arch)  # fail now, not after hours
-    return points
+def with_arch(tower: dict, arch: str) -> dict:
+    """Copy a tower's config with ``arch`` and random weights for the CLIP inside.
 
+    Speed does not depend on the weights, so nothing has to be downloaded.
 
-def sizes(args: argparse.Namespace, cfg: Optional[Config]) -> dict:
-    """Return the shared sizes: from the arguments, the config or the defaults."""
-    frames, batch, arch = 12, 2 if args.sweep is None else 1, DEFAULT_ARCH
-    if cfg is not None:
-        backbone = (cfg.get('model') or {}).get('backbone')
-        if not isinstance(backbone, dict):
-            raise ConfigError(f'{args.source} has no model.backbone to measure')
-        arch = checked(arch_of, backbone)
-        loader = cfg.get('train_dataloader') or {}
-        frames = next(values_of('clip_len', loader.get('dataset')), frames)
-        batch = loader.get('batch_size', batch) if args.sweep is None else batch
-    return dict(
-        arch=args.arch or arch,
-        frames=args.frames or frames,
-        batch=args.batch or batch,
-        device=args.device,
-        dtype=args.dtype,
-        threads=args.threads,
+    Raises:
+        ConfigError: ``tower`` is neither a CLIP tower nor a method around one.
+    """
+    kind = MODELS.get(tower['type'])
+    if issubclass(kind, TunedTower):
+        inside = tower.get('clip', dict(type='CLIPViT'))
+        return dict(tower, clip=with_arch(inside, arch))
+    if issubclass(kind, CLIPTower):
+        return dict(tower, arch=arch, weights=None)
+    raise ConfigError(
+        f'backbone of type {tower["type"]} is neither a CLIP tower nor a method around '
+        f'one; choose a config whose model.backbone is, such as configs/stop_ssv2.py'
     )
 
 
-def values_of(key: str, node: Any) -> Iterator[Any]:
-    """Find all values of a key in a config, in order."""
-    if isinstance(node, dict):
-        yield from (value for name, value in node.items() if name == key)
-    if isinstance(node, (dict, list, tuple)):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from values_of(key, child)
+class OpenCLIP(nn.Module):
+    """The frozen tower as open_clip runs it, with all frames of the batch as images.
+
+    (B, 3, T, H, W) -> (B, E), the mean of the frames' unit-norm embeddings.
+    """
+
+    def __init__(self, arch: str) -> None:
+        super().__init__()
+        self.visual: Any = build_clip(resolve_arch(arch), None).visual
+        self.requires_grad_(False)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Embed a batch of clips: (B, 3, T, H, W) -> (B, E)."""
+        B, _, T = video.shape[:3]
+        frames = self.visual(video.transpose(1, 2).flatten(0, 1))  # (B T, E)
+        return F.normalize(frames, dim=-1).unflatten(0, (B, T)).mean(1)
 
 
-def swept(given: Sequence[str]) -> dict[str, list]:
-    """Read ['frames=4,8', 'arch'] as {'frames': [4, 8], 'arch': [all of them]}."""
-    axes = {}
-    for text in given or SWEEPS:
-        axis, _, values = text.partition('=')
-        if axis not in SWEEPS:
-            raise ConfigError(f'--sweep {text}: the axes are {", ".join(SWEEPS)}')
-        axes[axis] = values.split(',') if values else SWEEPS[axis]
-        if axis != 'arch':
-            if not all(str(value).isdigit() and int(value) for value in axes[axis]):
-                raise ConfigError(f'--sweep {text}: give numbers of at least 1')
-            axes[axis] = [int(value) for value in axes[axis]]
-    return axes
+class Contestant:
+    """A tower with its input videos and its two workloads, forward and training step.
 
+    Gradients go to the trainable parameters. A tower without any passes the gradient to
+    the videos, which is the minimum cost of training something below it.
+    """
 
-def checked(function: Any, *arguments: Any) -> Any:
-    """Call a function whose ValueError means that the user made a mistake."""
-    try:
-        return function(*arguments)
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error
+    def __init__(self, tower: dict, setup: Setup) -> None:
+        torch.manual_seed(0)
+        self.setup, arch = setup, setup.arch
+        self.model = (
+            OpenCLIP(arch)
+            if tower['type'] == REFERENCE
+            else MODELS.build(with_arch(tower, arch))
+        ).to(setup.device)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        visual: Any = next(m for m in self.model.modules() if hasattr(m, 'visual'))
+        size = setup.batch, 3, setup.frames, *visual.visual.image_size
+        video = torch.randn(size, generator=torch.Generator().manual_seed(0))
+        self.video = video.to(setup.device).requires_grad_(not self.trained)
+        # A learning rate of zero costs the same, and keeps the work equal in all
+        # rounds. With other parameters, STOP would choose another number of prompts.
+        self.optimizer = torch.optim.AdamW(self.trained or [self.video], lr=0.0)
+
+    @torch.no_grad()
+    def forward(self) -> Tensor:
+        """Embed the videos, as in a test."""
+        return self._embed(self.model.eval())
+
+    def step(self) -> None:
+        """Take a training step."""
+        self.optimizer.zero_grad()
+        # One coordinate, since the length of a unit vector has no gradient.
+        self._embed(self.model.train())[:, 0].float().sum().backward()
+        if self.trained:
+            self.optimizer.step()
+
+    def _embed(self, model: nn.Module) -> Tensor:
+        dtype = getattr(torch, self.setup.dtype)
+        mixed = dtype != torch.float32
+        with torch.autocast(self.setup.device, dtype if mixed else None, enabled=mixed):
+            return model(self.video)
 
 
 # --- Measuring ----------------------------------------------------------------------
 
 
-def measure_point(setups: Sequence[Setup], args: argparse.Namespace) -> dict:
-    """Measure all contestants at one size."""
-    first = setups[0]
-    try:
-        contestants = {setup.name: checked(Contestant, setup) for setup in setups}
-        results = {name: describe(c) for name, c in contestants.items()}
-        for setup in setups:
-            results[setup.name]['memory_mb'] = memory(contestants[setup.name], args)
-        times = time_rounds(contestants, args.warmup, args.repeats)
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f'{first.arch} with {first.batch} videos of {first.frames} frames does not '
-            f'fit into memory; choose a smaller --batch, fewer --frames or --methods'
-        ) from error
-    for name, works in times.items():
+def measure(
+    towers: dict[str, dict], setup: Setup, repeats: int, memory: bool
+) -> list[dict]:
+    """Measure all towers at one size: a row for each, with a list of its rounds."""
+    made = {name: Contestant(tower, setup) for name, tower in towers.items()}
+    works = {(name, w): getattr(c, w) for name, c in made.items() for w in WORKS}
+    seconds = rounds(works, repeats)
+    rows = []
+    for name, contestant in made.items():
+        row: dict[str, Any] = {'tower': name}
         for work in WORKS:
-            seconds, reference = works[work], times[REFERENCE][work]
-            results[name][work] = summarise(seconds, reference, first.batch)
-    size = {'arch': first.arch, 'frames': first.frames, 'batch': first.batch}
-    return {**size, 'contestants': results}
+            ratios = np.divide(seconds[name, work], seconds[REFERENCE, work])
+            row[f'{work}_ratio'] = ratios.tolist()
+            row[f'{work}_ms'] = [1e3 * s for s in seconds[name, work]]
+        row['step_videos_per_s'] = [setup.batch / s for s in seconds[name, 'step']]
+        row['gmacs_per_video'] = count_macs(contestant) / setup.batch / 1e9
+        row['trained'] = sum(p.numel() for p in contestant.trained)
+        row['prompts'] = count_prompts(contestant)
+        if memory:
+            row |= alone(peaks, towers[name], setup)
+        rows.append(row)
+    return rows
 
 
-def memory(contestant: Contestant, args: argparse.Namespace) -> Optional[dict]:
-    if args.device == 'cuda':
-        return peak_memory(contestant)
-    return peak_memory_elsewhere(contestant.setup) if args.memory else None
+def peaks(tower: dict, setup: Setup) -> dict[str, float]:
+    """Measure the peak memory in MB that each workload adds to weights and videos.
+
+    The step is the first one, so it includes the optimizer's state as well as
+    activations and gradients.
+    """
+    contestant = Contestant(tower, setup)
+    contestant.forward()  # loads the kernels
+    works = {f'{work}_mb': getattr(contestant, work) for work in WORKS}
+    return {name: added_mb(work, setup.device) for name, work in works.items()}
 
 
-def training_speed(report: dict, source: Optional[str]) -> Optional[float]:
-    """Return the config's training speed in videos per second, if measured."""
-    name = Path(source).stem if source else None
-    for point in report['points']:
-        if point['axis'] is None and name in point['contestants']:
-            return point['contestants'][name]['step']['videos_per_s']
-    return None
+def count_macs(contestant: Contestant) -> float:
+    """Count the multiply-adds of one forward pass, in matrices and convolutions.
+
+    PyTorch's counter has no formula for the fused CPU kernels of attention and of
+    nn.MultiheadAttention, so both are replaced by matrix products.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as mode:
+            contestant.forward()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return mode.get_total_flops() / 2
+
+
+@torch.no_grad()
+def count_prompts(contestant: Contestant) -> float:
+    """Count the temporal prompts of a video, on average over videos and blocks."""
+    for module in contestant.model.modules():
+        if isinstance(module, STOPCLIPViT):
+            counts = [t.num_prompts.sum(1) for t in module.traces(contestant.video)]
+            return torch.stack(counts).double().mean().item()
+    return 0.0
+
+
+# --- Reporting ----------------------------------------------------------------------
+
+
+def summary(rows: list[dict]) -> str:
+    """Make a table of one size."""
+    medians = [
+        [float(np.median(v)) if isinstance(v, list) else v for v in row.values()]
+        for row in rows
+    ]
+    return table(list(rows[0]), medians)
+
+
+def plot(rows: list[dict]) -> Figure:
+    """Draw the times and ratios of a sweep, with a row for every axis."""
+    axes = list(dict.fromkeys(row['axis'] for row in rows))
+    names = list(dict.fromkeys(row['tower'] for row in rows))
+    with matplotlib.style.context('tableau-colorblind10'):
+        figure = Figure(figsize=(16, 4 * len(axes)), layout='constrained')
+        grid = figure.subplots(len(axes), len(DRAWN), squeeze=False)
+    for (axis, key), panel in zip(((a, k) for a in axes for k in DRAWN), grid.flat):
+        panel.set_xscale('linear' if axis == 'arch' else 'log')
+        panel.set(xlabel=axis, title=key.replace('_', ', '))
+        for name in names:
+            chosen = (r for r in rows if (r['axis'], r['tower']) == (axis, name))
+            runs = {str(row[axis]): row[key] for row in chosen}
+            draw_runs(panel, runs, np.median, name)
+        panel.set_ylim(bottom=0)
+        panel.legend(fontsize='small')
+    return figure
 
 
 if __name__ == '__main__':

@@ -6,25 +6,26 @@
         --vary model.backbone.alpha 0 0.2 0.4 0.6 \\
         --vary model.backbone.beta 0 2 4 8
 
-Runs work as in tools/analysis/ablation.py: finished ones are reused, unfinished ones
-resumed. All other options keep the config's values. ``sweep.csv`` has a line per run,
-and ``sweep.png`` a panel per option, with the mean and the range over the seeds.
+tools/analysis/variants.py trains and tests each value with every seed. All other
+options keep the config's values. ``sweep.csv`` has a line per run, and ``sweep.png`` a
+panel per option, with the mean and the range over the seeds.
 """
 
 import argparse
 import csv
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 from typing import Any, Optional
 from urllib.parse import quote
 
-from ablation import add_run_arguments, measure, percent
 from matplotlib.figure import Figure
+from reports import draw_runs, table
+from variants import Variant, add_run_arguments, measure_all
 
-from mmstop.engine.checks import ConfigError, load_config
+from mmstop.engine.checks import load_config
+from mmstop.errors import ConfigError
 
 Results = dict[str, dict[str, list[float]]]  # option -> value -> one result per seed
 
@@ -56,7 +57,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     folder = args.work_dir / Path(args.config).stem
     write(folder / 'sweep.csv', results, args)
     plot(results, args.metric).savefig(folder / 'sweep.png', dpi=150)
-    print(table(results, args))
+    print(summary(results, args))
     print(f'wrote sweep.csv and sweep.png to {folder}')
     return 0
 
@@ -67,8 +68,6 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: an option has no values, is varied twice or is not in the config.
     """
-    if args.jobs < 1:
-        raise ConfigError(f'--jobs {args.jobs}: it must be at least 1')
     keys = [key for key, *_ in args.vary]
     for key, *values in args.vary:
         if not values:
@@ -80,27 +79,12 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> Results:
     """Measure every value with every seed."""
-    scale = percent(args.metric)
-    with ThreadPoolExecutor(args.jobs) as pool:
-
-        def start(option: str) -> list[Future[dict[str, float]]]:
-            folder = folder_of(option)
-            return [
-                pool.submit(measure, args, folder, [option], seed)
-                for seed in args.seeds
-            ]
-
-        runs = {
-            key: {value: start(f'{key}={value}') for value in values}
-            for key, *values in args.vary
-        }
-        return {
-            key: {
-                v: [scale * f.result()[args.metric] for f in futures]
-                for v, futures in of.items()
-            }
-            for key, of in runs.items()
-        }
+    options = [f'{key}={value}' for key, *values in args.vary for value in values]
+    found = measure_all(args, {o: Variant(folder_of(o), [o]) for o in options})
+    return {
+        key: {value: found[f'{key}={value}'] for value in values}
+        for key, *values in args.vary
+    }
 
 
 def folder_of(option: str) -> str:
@@ -121,17 +105,18 @@ def write(path: Path, results: Results, args: argparse.Namespace) -> None:
                     writer.writerow([key, value, seed, f'{figure:.4f}'])
 
 
-def table(results: Results, args: argparse.Namespace) -> str:
-    lines = [
-        f'| {args.config} | {args.metric}, mean | range over seeds {args.seeds} |',
-        '| --- | --- | --- |',
+def summary(results: Results, args: argparse.Namespace) -> str:
+    rows = [
+        (
+            f'{key}={value}',
+            f'{mean(figures):.1f}',
+            f'{min(figures):.1f} to {max(figures):.1f}',
+        )
+        for key, values in results.items()
+        for value, figures in values.items()
     ]
-    for key, values in results.items():
-        for value, figures in values.items():
-            low, high = min(figures), max(figures)
-            span = f'{low:.1f} to {high:.1f}'
-            lines.append(f'| {key}={value} | {mean(figures):.1f} | {span} |')
-    return '\n'.join(lines)
+    span = f'range over seeds {args.seeds}'
+    return table([args.config, f'{args.metric}, mean', span], rows)
 
 
 def plot(results: Results, metric: str) -> Figure:
@@ -139,26 +124,10 @@ def plot(results: Results, metric: str) -> Figure:
     figure = Figure(figsize=(4 * len(results), 3.5), layout='constrained')
     panels: Any = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
     for panel, (key, values) in zip(panels, results.items()):
-        points = sorted(zip(positions(list(values)), values.items()))
-        places = [place for place, _ in points]
-        runs = [figures for _, (_, figures) in points]
-        means = [mean(figures) for figures in runs]
-        below = [m - min(figures) for m, figures in zip(means, runs)]
-        above = [max(figures) - m for m, figures in zip(means, runs)]
-        panel.errorbar(places, means, [below, above], marker='o', capsize=3)
-        panel.set_xticks(places, [value for _, (value, _) in points])
+        draw_runs(panel, values)
         panel.set_xlabel(key.removeprefix('model.backbone.'))
-        panel.grid(alpha=0.3)
     panels[0].set_ylabel(metric)
     return figure
-
-
-def positions(values: list[str]) -> list[float]:
-    """Return positions: numbers to scale, anything else one after the other."""
-    try:
-        return [float(value) for value in values]
-    except ValueError:
-        return [float(i) for i in range(len(values))]
 
 
 if __name__ == '__main__':

@@ -1,0 +1,132 @@
+"""Train and test variants of a config, for tools/analysis/ablation.py and sweep.py.
+
+For every variant and seed, tools/train.py trains a model, and tools/test.py tests its
+checkpoint with the best validation score. Finished runs are reused, unfinished ones
+resumed.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from mmstop.errors import ConfigError
+
+TOOLS = Path(__file__).parents[1]
+
+
+class Variant(NamedTuple):
+    """Changes to a config, as KEY=VALUE, and the name of the folder for its runs."""
+
+    folder: str
+    options: Sequence[str]
+    trained: bool = True  # False if there is nothing to train; then seeds are equal
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, work_dir: Path) -> None:
+    """Add the arguments that :func:`measure_all` uses."""
+    add = parser.add_argument
+    add('config')
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    add('--jobs', type=int, default=1, help='runs at a time')
+    add('--metric', default='acc/top1')
+    add(
+        '--test-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='change the config for testing only, to test the same runs differently',
+    )
+    add('--work-dir', type=Path, default=work_dir)
+
+
+def measure_all(
+    args: argparse.Namespace,
+    variants: Mapping[str, Variant],
+    finish: Callable[[str, int, dict], Any] = lambda *run: None,
+) -> dict[str, list[float]]:
+    """Train and test all variants: {name: result of each seed, in %}.
+
+    Args:
+        args: arguments, including those of :func:`add_run_arguments`.
+        variants: {name: variant}.
+        finish: receives name, seed and metrics of each run as soon as it is done.
+
+    Raises:
+        ConfigError: ``--jobs`` is invalid, or a test does not report the metric.
+        RuntimeError: training or testing failed.
+    """
+    if args.jobs < 1:
+        raise ConfigError(f'--jobs {args.jobs}: it must be at least 1')
+    finishing = Lock()
+
+    def run_one(name: str, seed: int) -> float:
+        metrics = measure(args, variants[name], seed)
+        with finishing:
+            finish(name, seed, metrics)
+        return percent(args.metric) * metrics[args.metric]
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures = {
+            (name, seed): pool.submit(run_one, name, seed)
+            for seed in args.seeds
+            for name, variant in variants.items()
+            if variant.trained or seed == args.seeds[0]
+        }
+        results: dict[str, list[float]] = {name: [] for name in variants}
+        for (name, _), future in futures.items():
+            results[name].append(future.result())
+    return results
+
+
+def percent(metric: str) -> int:
+    """Return the factor that turns a metric into percent; MMAction2 uses fractions."""
+    return 100 if metric.startswith('acc/') else 1
+
+
+def measure(args: argparse.Namespace, variant: Variant, seed: int) -> dict[str, float]:
+    """Train and test a variant with one seed; return the metrics on the test split."""
+    folder, options, trained = variant
+    work_dir = args.work_dir / Path(args.config).stem / f'{folder}-seed{seed}'
+    suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *args.test_options]))
+    result = work_dir / f'result{suffix}.json'
+    if not result.exists():
+        work_dir.mkdir(parents=True, exist_ok=True)
+        changed = ['--cfg-options', *options] if options else []
+        checkpoint = 'none'
+        if trained:
+            common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
+            run(args, work_dir, 'train.py', args.config, '--resume', *common)
+            (best,) = work_dir.glob('best_*.pth')
+            checkpoint = str(best)
+        differing = [*options, *args.test_options]
+        tested = ['--work-dir', str(work_dir / 'test')]
+        tested += ['--cfg-options', *differing] if differing else []
+        run(args, work_dir, 'test.py', args.config, checkpoint, *tested)
+        log = max((work_dir / 'test').glob('*/*.json'), key=os.path.getmtime)
+        result.write_text(log.read_text())
+    metrics = json.loads(result.read_text())
+    if args.metric not in metrics:
+        raise ConfigError(f'--metric {args.metric}: {result} has {", ".join(metrics)}')
+    value = f'{args.metric} {metrics[args.metric]:.4f}'
+    print(f'{folder}, seed {seed}: {value}', file=sys.stderr, flush=True)
+    return metrics
+
+
+def run(args: argparse.Namespace, work_dir: Path, tool: str, *arguments: str) -> None:
+    """Run a tool with its share of the cores; its output goes to ``work_dir``."""
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
+    log = work_dir / f'{Path(tool).stem}.out'
+    with log.open('a') as out:
+        command = [sys.executable, str(TOOLS / tool), *arguments]
+        code = subprocess.call(command, stdout=out, stderr=out, env=environment)
+    if code:
+        raise RuntimeError(f'{" ".join(command)} failed; see {log}')
