@@ -147,6 +147,7 @@ def choose(args: argparse.Namespace) -> tuple[dict[str, dict], Setup]:
         if 'backbone' not in (cfg.get('model') or {}):
             raise ConfigError(f'{args.config} has no model.backbone to measure')
         tower = towers[Path(args.config).stem] = cfg.model.backbone.to_dict()
+        with_arch(tower, arch)  # refuse it now, not after others were built
         while 'clip' in tower:
             tower = tower['clip']
         arch = args.arch or tower.get('arch', arch)
