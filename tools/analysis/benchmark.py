@@ -76,7 +76,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add('config', nargs='?', help='a config whose video tower is measured too')
-    add('--methods', nargs='+', choices=list(METHODS), default=list(METHODS))
+    add('--methods', nargs='+', choices=list(METHODS), help='all if no config is given')
     add('--arch', help=f"open_clip's name or a JSON file; {DEFAULT_ARCH}")
     add('--frames', type=positive, help="the config's, or 12")
     add('--batch', type=positive, help="the config's, or 2")
@@ -138,7 +138,8 @@ def run(args: argparse.Namespace) -> None:
 
 def choose(args: argparse.Namespace) -> tuple[dict[str, dict], Setup]:
     """Return the towers' configs, the reference first, and the size."""
-    towers = {name: METHODS[name] for name in (REFERENCE, *args.methods)}
+    names = args.methods or ([] if args.config else METHODS)
+    towers = {name: METHODS[name] for name in (REFERENCE, *names)}
     cfg: dict = {}
     arch = args.arch or DEFAULT_ARCH
     if args.config:
