@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmaction.evaluation import RetrievalMetric
 from mmengine.evaluator import Evaluator
+from pages import code_of
 
 from mmstop.errors import ConfigError, MissingFileError
 from mmstop.evaluation import VideoTextRetrieval
@@ -46,18 +47,22 @@ def cosine(a, b):
 
 
 def slow_ranks(samples, score=cosine):
-    """Rank by two loops over videos and captions."""
+    """Rank by two loops over videos and captions: {'t2v': ..., ...}."""
     videos = [s['features']['video_feature'] for s in samples]
     texts = [s['features']['text_feature'].reshape(-1, len(videos[0])) for s in samples]
-    t2v, v2t = [], []
+    t2v, v2t, v2t_captions = [], [], []
     for v, own in enumerate(texts):
         for text in own:
             right = score(text, videos[v])
             t2v.append(sum(not score(text, video) < right for video in videos))
-        best = np.max([score(text, videos[v]) for text in own])  # NaN if there is one
-        others = [t for w, captions in enumerate(texts) if w != v for t in captions]
-        v2t.append(1 + sum(not score(text, videos[v]) < best for text in others))
-    return t2v, v2t
+        # The maximum is NaN if one of the scores is.
+        best = np.max([score(text, videos[v]) for text in own])
+        others = [captions for w, captions in enumerate(texts) if w != v]
+        foreign = [[score(text, videos[v]) for text in one] for one in others]
+        v2t.append(1 + sum(not np.max(scores) < best for scores in foreign))
+        v2t_captions.append(1 + sum(not s < best for scores in foreign for s in scores))
+    found = {'t2v': t2v, 'v2t': v2t}
+    return found if len(t2v) == len(v2t) else {**found, 'v2t_captions': v2t_captions}
 
 
 def summary(ranks):
@@ -69,7 +74,7 @@ def summary(ranks):
 
 
 def check(found, samples, **options):
-    for name, ranks in zip(('t2v', 'v2t'), slow_ranks(samples, **options)):
+    for name, ranks in slow_ranks(samples, **options).items():
         for key, value in summary(ranks).items():
             assert found[f'{name}/{key}'] == pytest.approx(value), f'{name}/{key}'
 
@@ -138,6 +143,28 @@ def test_names_of_the_columns():
     assert measure(draw([1] * 5)).keys() == raw
     both = measure(draw([1] * 5), dsl=True)
     assert both.keys() == raw | {k.replace('/', '_dsl/') for k in raw}
+    several = measure(draw([2] * 5))
+    assert several.keys() == raw | {f'v2t_captions/{m}' for m in measures}
+
+
+def test_the_worked_example_of_the_docs(capsys):
+    exec(code_of('metrics.md')[0], {'__name__': 'example'})
+    assert capsys.readouterr().out.splitlines()[-1] == '[2.0, 2.0, 3.0]'
+
+
+def test_the_two_definitions_of_video_to_text_differ_as_published():
+    """Ten similar captions a video: one close rival counts once, or ten times."""
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for _ in range(500):
+        video = torch.randn(8, generator=generator)
+        common = torch.randn(8, generator=generator)
+        own = torch.randn(10, 8, generator=generator)
+        samples.append(sample(video, video + 0.6 * common + 0.1 * own))
+    found = measure(samples)
+    assert found['v2t/R1'] == found['v2t_captions/R1']
+    assert found['v2t/R5'] > found['v2t_captions/R5'] + 5
+    assert found['v2t/MnR'] < found['v2t_captions/MnR']
 
 
 @pytest.mark.parametrize('captions', [[1] * 30, [4, 1, 2] * 8], ids=str)
@@ -196,8 +223,11 @@ def check_matrices(found, suffix, by_text, by_video, owner):
     t2v = [int((row >= row[v]).sum()) for row, v in zip(by_text, owner)]
     v2t = []
     for v, column in enumerate(by_video.T):
-        own = torch.tensor([w == v for w in owner])
-        v2t.append(1 + int((column[~own] >= column[own].max()).sum()))
+        best = [
+            max(score for score, w in zip(column, owner) if w == u)
+            for u in range(by_video.shape[1])
+        ]
+        v2t.append(sum(int(score >= best[v]) for score in best))
     for name, ranks in (('t2v', t2v), ('v2t', v2t)):
         for key, value in summary(ranks).items():
             assert found[f'{name}{suffix}/{key}'] == pytest.approx(value)
@@ -235,7 +265,7 @@ for _ in range(10_000):
     metric.results.append((torch.randn(512), torch.randn(6, 512)))
 before = peak()
 results = metric.compute_metrics(metric.results)
-assert len(results) == 20
+assert len(results) == 25
 print(peak() - before)
 """
 

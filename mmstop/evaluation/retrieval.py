@@ -8,12 +8,13 @@ uses all queries of the test set, the second those of a bank. Their results are
 therefore reported separately.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from torch import Tensor
@@ -30,18 +31,24 @@ Adjust = Callable[[Tensor], Tensor]
 
 @METRICS.register_module()
 class VideoTextRetrieval(BaseMetric):
-    """Rank videos by captions (``t2v``) and captions by videos (``v2t``).
+    """Find videos by captions (``t2v``) and captions by videos (``v2t``).
 
     The metric reads the ``features`` of the samples: ``video_feature`` (E,) and
     ``text_feature``, which is (E,) or, for k captions of the video, (k, E). The score
-    is their cosine similarity. The rank of a caption is the number of videos that score
-    at least as high as its own, which is included. The rank of a video is one more than
-    the number of other videos' captions that score at least as high as the best of its
-    own. So ties and NaN scores count against the model.
+    is their cosine similarity. Ties and NaN scores count against the model:
+
+    - ``t2v``: the rank of a caption is the number of videos that score at least as high
+      as its own, which is included.
+    - ``v2t``: each video is represented by the caption of it that scores highest. The
+      rank of a video is the number of videos that score at least as high as itself,
+      which is included. This is CLIP4Clip's definition, https://arxiv.org/abs/2104.08860.
+    - ``v2t_captions``, if a video has several captions: the rank of a video is one more
+      than the number of other videos' captions that score at least as high as the best
+      of its own. It is never better than ``v2t``.
 
     The results are ``R1``, ``R5``, ``R10`` (percent), ``MdR`` and ``MnR`` (ranks, from
-    1) for each direction, such as ``retrieval/t2v/R1``. Scores are computed in chunks:
-    in addition to the features, 10,000 videos and 60,000 captions take less than 2 GB.
+    1) of each, such as ``retrieval/t2v/R1``. Scores are computed in chunks: in addition
+    to the features, 10,000 videos and 60,000 captions take less than 2 GB.
 
     Args:
         dsl: also report dual softmax, as ``t2v_dsl`` and ``v2t_dsl``.
@@ -112,12 +119,14 @@ class VideoTextRetrieval(BaseMetric):
                 f'model of width {video.shape[1]}; write the bank with this model'
             )
         own = torch.arange(len(video))
-        t2v, v2t = ranks(video, text, owner)
+        t2v, v2t, v2t_captions = ranks(video, text, owner)
+        several = _summary('v2t_captions', v2t_captions)
         return {
             **_summary('t2v', t2v),
             **self._adjusted('t2v', text, owner, video, own, bank and bank.text),
             **_summary('v2t', v2t),
             **self._adjusted('v2t', video, own, text, owner, bank and bank.video),
+            **(several if len(text) > len(video) else {}),
         }
 
     def _adjusted(
@@ -140,7 +149,7 @@ class VideoTextRetrieval(BaseMetric):
         summaries = [
             _summary(
                 column,
-                exact_ranks(queries, query_owner, gallery, gallery_owner, adjust),
+                exact_ranks(queries, query_owner, gallery, gallery_owner, True, adjust),
             )
             for column, adjust in adjusted.items()
         ]
@@ -152,7 +161,7 @@ class Features(NamedTuple):
 
     video: Tensor  # (videos, E)
     text: Tensor  # (captions, E)
-    owner: Tensor  # (captions,), the video of each caption
+    owner: Tensor  # (captions,), the video of each caption, in ascending order
 
     @classmethod
     def join(cls, results: Sequence[tuple[Tensor, Tensor]]) -> 'Features':
@@ -198,10 +207,10 @@ class Features(NamedTuple):
 
 
 def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x.double(), dim=-1)
+    return F.normalize(x.double(), dim=-1)
 
 
-def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rank in both directions, computing every score once and without sorting.
 
     The results equal those of :func:`exact_ranks`. Scores are computed in float32.
@@ -210,10 +219,11 @@ def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         video: (V, E), float64 of unit norm.
         text: (C, E), float64 of unit norm.
-        owner: (C,), the video of each caption; every video occurs.
+        owner: (C,), the video of each caption, ascending; every video occurs.
     Returns:
-        ranks of the captions, (C,), from 1 to V, and of the videos, (V,), from 1 to C,
-        int64, as defined in :class:`VideoTextRetrieval`.
+        ranks of the captions among videos, (C,), of the videos among videos, (V,), and
+        of the videos among captions, (V,), int64, from 1, as defined in
+        :class:`VideoTextRetrieval`.
     """
     (V, E), C = video.shape, len(text)
     # Multiply with NumPy, since PyTorch may be set to less precision than float32.
@@ -222,27 +232,46 @@ def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     best = own.new_full((V,), -torch.inf).scatter_reduce(0, owner, own, 'amax')
     # An error bound for products of unit vectors, in any order of summation.
     slack = (E + 8) * torch.finfo(torch.float32).eps / 2
-    less_video = torch.zeros(2, C, dtype=torch.int64)  # surely less, possibly less
-    less_text = torch.zeros(2, V, dtype=torch.int64)
-    for start in range(0, C, rows := max(1, CHUNK // V)):
-        chunk = slice(start, start + rows)
+    # How many scores are surely less and how many possibly: (2, queries).
+    less_t2v = torch.zeros(2, C, dtype=torch.int64)
+    less_v2t, less_captions = torch.zeros(2, 2, V, dtype=torch.int64)
+    counts = owner.bincount(minlength=V)
+    first = F.pad(counts.cumsum(0), (1, 0))  # caption of each video, and C
+    for videos in _chunks(first, max(1, CHUNK // V)):
+        chunk = slice(int(first[videos.start]), int(first[videos.stop]))
         scores = torch.from_numpy(text32[chunk] @ video32.T)
         scores.scatter_(1, owner[chunk, None], -torch.inf)  # skip one's own video
         less = torch.empty_like(scores)  # floats, which sum faster than bools
+        starts = (first[videos] - chunk.start).numpy()
         for i, shift in enumerate((-slack, slack)):
             torch.lt(scores, own[chunk, None] + shift, out=less)
-            less_video[i, chunk] = less.sum(1).long()
+            less_t2v[i, chunk] = less.sum(1).long()
             torch.lt(scores, best + shift, out=less)
-            less_text[i] += less.sum(0).long()
+            less_captions[i] += less.sum(0).long()
+            # A video scores less if all of its captions do.
+            whole = np.minimum.reduceat(less.numpy(), starts) if C > V else less.numpy()
+            less_v2t[i] += torch.from_numpy(whole.sum(0)).long()
     # If one's own score is NaN, nothing counts as less, not even one's own entry.
-    t2v = (1 + V - less_video[0]).clamp(max=V)
-    v2t = (1 + C - less_text[0]).clamp(max=1 + C - owner.bincount())
-    videos = torch.arange(V)
-    again = less_video[0] != less_video[1]
-    t2v[again] = exact_ranks(text[again], owner[again], video, videos)
-    again = less_text[0] != less_text[1]
-    v2t[again] = exact_ranks(video[again], videos[again], text, owner)
-    return t2v, v2t
+    t2v = (1 + V - less_t2v[0]).clamp(max=V)
+    v2t = (1 + V - less_v2t[0]).clamp(max=V)
+    captions = (1 + C - less_captions[0]).clamp(max=1 + C - counts)
+    one = torch.arange(V)
+    again = less_t2v[0] != less_t2v[1]
+    t2v[again] = exact_ranks(text[again], owner[again], video, one)
+    again = less_v2t[0] != less_v2t[1]
+    v2t[again] = exact_ranks(video[again], one[again], text, owner)
+    again = less_captions[0] != less_captions[1]
+    captions[again] = exact_ranks(video[again], one[again], text, owner, False)
+    return t2v, v2t, captions
+
+
+def _chunks(first: Tensor, captions: int) -> Iterator[slice]:
+    """Divide the videos into runs with about so many captions, or one video."""
+    start, last = 0, len(first) - 1
+    while start < last:
+        stop = int(torch.searchsorted(first, first[start] + captions, right=True)) - 1
+        yield slice(start, max(start + 1, stop))
+        start = max(start + 1, stop)
 
 
 def exact_ranks(
@@ -250,6 +279,7 @@ def exact_ranks(
     query_owner: Tensor,
     gallery: Tensor,
     gallery_owner: Tensor,
+    by_video: bool = True,
     adjust: Optional[Adjust] = None,
 ) -> Tensor:
     """Rank the best of each query's own items among all other videos' items.
@@ -262,11 +292,15 @@ def exact_ranks(
         queries: (Q, E), float64 of unit norm.
         query_owner: (Q,), the index of each query's video.
         gallery: (G, E), float64 of unit norm.
-        gallery_owner: (G,), the index of each item's video; every query's video occurs.
+        gallery_owner: (G,), the index of each item's video, ascending; every query's
+            video occurs.
+        by_video: count other videos, each by its best item, rather than their items.
         adjust: function applied to scores (queries, G) before they are compared.
     Returns:
-        ranks from 1 to G, (Q,), int64.
+        ranks from 1, (Q,), int64.
     """
+    owners, counts = gallery_owner.unique_consecutive(return_counts=True)
+    starts = (counts.cumsum(0) - counts).numpy()
     # In place, since a list of small results would keep whole chunks in memory.
     found = torch.empty_like(query_owner)
     for start in range(0, len(queries), rows := max(1, CHUNK // len(gallery))):
@@ -275,7 +309,10 @@ def exact_ranks(
         if adjust is not None:
             scores = adjust(scores)
         scores = _rounded(scores)
-        own = query_owner[chunk, None] == gallery_owner
+        if by_video:
+            best_of_each = np.maximum.reduceat(scores.numpy(), starts, axis=1)
+            scores = torch.from_numpy(best_of_each)
+        own = query_owner[chunk, None] == (owners if by_video else gallery_owner)
         best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
         found[chunk] = 1 + (~(scores < best) & ~own).sum(1)
     return found
