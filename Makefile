@@ -41,4 +41,4 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell mmstop configs docs tools tests README.md SECURITY.md Makefile
+	$(BIN)/codespell mmstop mmstop_cli configs docs tools tests README.md SECURITY.md Makefile

@@ -2,6 +2,6 @@
 
 import sys
 
-from mmstop.cli import main
+from mmstop_cli import main
 
 sys.exit(main())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_run import COLOURS, environment, write_video
 
-from mmstop import cli
+import mmstop_cli as cli
 from mmstop.apis import VideoCLIP
 
 CLIP = '--arch ViT-moving-shapes --weights mmstop --num-frames 2 --device cpu'.split()
@@ -222,7 +222,7 @@ def test_wrong_usage(mmstop, capfd):
 def test_help_tells_summary_and_examples(name, capfd):
     with pytest.raises(SystemExit, match='0'):
         cli.main(['--help'])
-    summary = import_module(f'mmstop.cli.{name}').__doc__.splitlines()[0]
+    summary = import_module(f'mmstop_cli.{name}').__doc__.splitlines()[0]
     out = capfd.readouterr().out
     assert ' '.join(summary.split()) in ' '.join(out.split())
     with pytest.raises(SystemExit, match='0'):

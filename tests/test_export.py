@@ -20,8 +20,8 @@ from torch import nn
 from mmstop import __version__
 from mmstop.apis import VideoCLIP, export_towers
 from mmstop.apis.export import _export, describe_towers
-from mmstop.cli import export
 from mmstop.registry import MODELS
+from mmstop_cli import export
 
 T = 5
 VIDEOS = [

@@ -14,7 +14,7 @@ from test_converters import load_script
 from test_tools import test, train
 from tiny_run import COLOURS, log_little, write_video
 
-from mmstop import cli
+import mmstop_cli as cli
 from mmstop.datasets import load_captions, load_classes, load_labels
 
 load_script('own_clips')

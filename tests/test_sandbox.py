@@ -24,7 +24,7 @@ from tiny import TINY
 from tiny_run import tiny_config, write_tiny_run
 from torch.utils.data import DataLoader
 
-from mmstop import cli
+import mmstop_cli as cli
 from mmstop.apis import VideoCLIP, VideoIndex
 from mmstop.datasets import VideoError
 from mmstop.datasets.sandbox import TIMEOUT, try_all, try_videos

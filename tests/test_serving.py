@@ -24,7 +24,7 @@ import pytest
 import torch
 from tiny_run import ROOT, environment
 
-from mmstop import cli
+import mmstop_cli as cli
 from mmstop.apis import VideoCLIP, update_index
 from mmstop.apis.building import build_model, clip_config
 from mmstop.apis.reading import VideoReader
@@ -221,7 +221,7 @@ def test_refuses_to_start(folder, monkeypatch, capsys):
         port = taken.getsockname()[1]
         fails(f'cannot listen on 127.0.0.1:{port} (', index, *stop, '--port', port)
     fails('cannot listen on 127.0.0.1:99999 (', index, *stop, '--port', 99999)
-    monkeypatch.setattr('mmstop.cli.serve.find_spec', lambda name: None)
+    monkeypatch.setattr('mmstop_cli.serve.find_spec', lambda name: None)
     fails("needs streamlit and av: pip install 'mmstop[serve]'", index, *CLIP)
 
 
@@ -485,7 +485,7 @@ def test_in_a_browser(address, browser, folder):
         f'media/..%2f..%2f..%2f{video}',
         f'media/{video}',
         f'{video}',
-        'app/static/../../cli/serve.py',
+        'app/static/../../apis/index.py',
         'media/../../../../etc/passwd',
     ):
         try:

@@ -20,7 +20,6 @@ from PIL import Image
 from tiny import VIT, wild
 from tiny_run import COLOURS, write_tiny_retrieval, write_tiny_run
 
-from mmstop.cli import trace as command
 from mmstop.compat import reader
 from mmstop.engine.checks import ConfigError
 from mmstop.registry import HOOKS, MODELS
@@ -45,6 +44,7 @@ from mmstop.visualization.overlay import (
     heat_map,
     outline_patches,
 )
+from mmstop_cli import trace as command
 
 N = 16  # patches of the tiny tower, 4 x 4 of 8 pixels
 GREY = 120

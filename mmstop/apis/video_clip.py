@@ -34,7 +34,6 @@ from .building import (
 )
 from .index import Hit, ModelID, VideoIndex
 from .reading import (
-    EXACT,
     OnError,
     Video,
     VideoReader,
@@ -146,7 +145,7 @@ class VideoCLIP:
         weights: Optional[str] = 'openai',
         num_frames: int = 12,
         device: str = 'auto',
-        decoder: str = EXACT,
+        decoder: Optional[str] = None,
     ) -> 'VideoCLIP':
         """Use plain CLIP: a video's embedding is the mean over some of its frames.
 

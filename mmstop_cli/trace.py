@@ -17,23 +17,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
-
-from mmstop.apis.building import build_model, fill_in, reading_pipelines
-from mmstop.apis.reading import VideoReader, read_videos
-from mmstop.cli.common import add_cfg_options, read_config, report_unread
-from mmstop.engine.checks import ConfigError
-from mmstop.text import printable
-from mmstop.visualization import (
-    check_encoder,
-    plot_blocks,
-    plot_trace,
-    trace_blocks,
-    write_trace_video,
-)
-from mmstop.visualization.hook import NEUTRAL, describe
+from .shared import add_cfg_options, read_config, report_unread
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +44,20 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: the config, the checkpoint, a block or the path of a video is
             invalid, or PyAV cannot write H.264.
     """
+    from mmengine.device import get_device
+
+    from mmstop.apis.building import build_model, fill_in, reading_pipelines
+    from mmstop.apis.reading import VideoReader, read_videos
+    from mmstop.errors import ConfigError
+    from mmstop.text import printable
+    from mmstop.visualization import (
+        check_encoder,
+        plot_blocks,
+        plot_trace,
+        trace_blocks,
+        write_trace_video,
+    )
+
     check_encoder()  # before building the model
     names = [Path(video).stem for video in args.videos]
     for video, name in zip(args.videos, names):
@@ -94,11 +92,16 @@ def run(args: argparse.Namespace) -> None:
         print(printable(f'{out / name}.png, {film}'))
 
 
-@torch.no_grad()
 def _predict(model: Any, item: dict) -> tuple[list[str], tuple[int, int, int]]:
     """Return a recognizer's prediction and its colour; no text for a retriever."""
+    import torch
+    from mmengine.dataset import pseudo_collate
+
+    from mmstop.visualization.hook import NEUTRAL, describe
+
     head = getattr(model, 'cls_head', None)
     if head is None:
         return [], NEUTRAL
-    (result,) = model.test_step(pseudo_collate([item]))
+    with torch.no_grad():
+        (result,) = model.test_step(pseudo_collate([item]))
     return describe(result, getattr(head, 'classes', None))

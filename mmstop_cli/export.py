@@ -13,14 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
-from mmstop.apis.building import build_model, fill_in
-from mmstop.apis.export import FORMATS, check_format, export_towers
-from mmstop.cli.common import add_cfg_options, read_config
-from mmstop.engine.checks import ConfigError
-
-__all__ = ['add_arguments', 'run']
+from .shared import add_cfg_options, read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('config', help='config file of a recognizer or a retriever')
     add('checkpoint', nargs='?', help='what was trained; none for a zero-shot config')
     add('--out', type=Path, required=True, metavar='DIR', help='made if need be')
-    add('--format', choices=FORMATS, default='onnx', help='(%(default)s)')
+    add('--format', default='onnx', help='onnx or pt2 (%(default)s)')
     add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmstop.apis.building import build_model, fill_in
+    from mmstop.apis.export import check_format, export_towers
+
     check_format(args.format)  # before the model is built
     cfg = read_config(args)
     num_frames = _num_frames(cfg)
@@ -42,13 +38,13 @@ def run(args: argparse.Namespace) -> None:
         print(f'{path}: {path.stat().st_size / 1e6:.1f} MB')
 
 
-def _num_frames(cfg: Config) -> int:
+def _num_frames(cfg: Any) -> int:
     """Return how many frames of a video the config tests with."""
-    dataset: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     for step in dataset.get('pipeline', []):
         if 'clip_len' in step:
             return step['clip_len']
-    raise ConfigError(
+    raise ValueError(
         f'{cfg.filename}: no step of test_dataloader.dataset.pipeline has a clip_len, '
         f'which tells how many frames the exported tower takes; add one that samples '
         f'frames, such as UniformSample'

@@ -10,9 +10,7 @@ similarity of the video and text embeddings, in [-1, 1].
 import argparse
 import json
 
-from mmstop.apis import VideoIndex
-
-from .common import (
+from .shared import (
     add_json_argument,
     add_model_arguments,
     count,
@@ -36,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmstop.apis import VideoIndex
+
     with VideoIndex(args.index) as index:
         hits = load_model(args).search(args.query, index, args.topk, args.exact)
     if args.json:

@@ -3,14 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-
-from mmengine.config import Config
-
-from mmstop.apis import VideoCLIP
-from mmstop.apis.reading import DECODERS, EXACT
-from mmstop.engine.checks import check_config, load_config
-from mmstop.engine.options import KeyValues
-from mmstop.text import printable
+from typing import Any, Optional
 
 __all__ = [
     'add_cfg_options',
@@ -23,6 +16,22 @@ __all__ = [
     'read_config',
     'report_unread',
 ]
+
+
+class KeyValues(argparse.Action):
+    """Read KEY=VALUE pairs as ``tools/test.py`` does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        from mmstop.engine.options import KeyValues
+
+        pairs = KeyValues(self.option_strings, self.dest, nargs='+')
+        pairs(parser, namespace, values, option_string)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +55,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add('--device', default='auto', help='auto, cpu, cuda:0, ... (%(default)s)')
     add(
         '--decoder',
-        choices=list(DECODERS),
         help='pyav (default) gives exact frames; decord is for comparisons',
     )
 
@@ -86,13 +94,15 @@ def count(text: str) -> int:
     return number
 
 
-def load_model(args: argparse.Namespace) -> VideoCLIP:
-    """Build the model that :func:`add_model_arguments` asked for.
+def load_model(args: argparse.Namespace) -> Any:
+    """Build the ``VideoCLIP`` that :func:`add_model_arguments` asked for.
 
     Raises:
         ValueError: the arguments contradict each other, or ``VideoCLIP`` refuses.
         FileNotFoundError: a file is missing.
     """
+    from mmstop.apis import VideoCLIP
+
     if args.config is not None:
         return VideoCLIP.from_config(
             args.config, args.checkpoint, args.device, args.decoder, args.cfg_options
@@ -100,20 +110,18 @@ def load_model(args: argparse.Namespace) -> VideoCLIP:
     if args.checkpoint or args.cfg_options:
         raise ValueError('--checkpoint and --cfg-options need --config')
     return VideoCLIP.from_clip(
-        args.arch,
-        args.weights,
-        args.num_frames,
-        args.device,
-        args.decoder or EXACT,
+        args.arch, args.weights, args.num_frames, args.device, args.decoder
     )
 
 
-def read_config(args: argparse.Namespace) -> Config:
+def read_config(args: argparse.Namespace) -> Any:
     """Read ``args.config`` with its options and check it and ``args.checkpoint``.
 
     Raises:
         ConfigError: one of them is invalid.
     """
+    from mmstop.engine.checks import check_config, load_config
+
     cfg = load_config(args.config, args.cfg_options)
     cfg.load_from = args.checkpoint
     check_config(cfg, [])
@@ -122,6 +130,8 @@ def read_config(args: argparse.Namespace) -> Config:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows with aligned columns."""
+    from mmstop.text import printable
+
     shown = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown)]
     for row in shown:
@@ -131,5 +141,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def report_unread(errors: dict[str, str]) -> None:
     """Say on stderr which videos could not be read, and why."""
+    from mmstop.text import printable
+
     for path, reason in errors.items():
         print(printable(f'{path} cannot be read: {reason}'), file=sys.stderr)

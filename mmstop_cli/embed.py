@@ -17,12 +17,7 @@ import argparse
 import json
 import os
 
-from mmengine.dist import get_rank, init_dist
-
-from mmstop.apis import update_index
-from mmstop.engine.ending import end_process_group
-
-from .common import (
+from .shared import (
     add_json_argument,
     add_model_arguments,
     add_reading_arguments,
@@ -43,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmengine.dist import get_rank, init_dist
+
+    from mmstop.apis import update_index
+    from mmstop.engine.ending import end_process_group
+
     if 'RANK' in os.environ:  # set by torchrun; exchange names and embeddings
         init_dist('pytorch', backend='gloo', timeout=WEEK)
     clip = load_model(args)

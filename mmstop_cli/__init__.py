@@ -2,8 +2,13 @@
 
 A module has a docstring: its first line is the summary of the subcommand, and the whole
 is the help. It has two functions: ``add_arguments(parser)``, and ``run(args)``, which
-prints the result on stdout. ``run`` raises user mistakes as one of :data:`USER_ERRORS`,
-with a message that names the fault and the remedy.
+prints the result on stdout. ``run`` raises user mistakes as a ``ValueError``,
+``OSError``, ``ImportError`` or ``CheckpointError``, with a message that names the fault
+and the remedy.
+
+Importing any part of ``mmstop`` registers all of them, which takes PyTorch and seconds.
+So the command is a package of its own, whose modules import ``mmstop`` within ``run``:
+help and usage errors come at once.
 """
 
 import argparse
@@ -12,12 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Optional
 
-from mmengine.logging import MMLogger
-
-from mmstop.compat import CheckpointError
-from mmstop.text import one_line
-
-__all__ = ['COMMANDS', 'USER_ERRORS', 'main']
+__all__ = ['COMMANDS', 'main']
 
 COMMANDS = (
     'classify',
@@ -27,19 +27,23 @@ COMMANDS = (
     'serve',
     'trace',
 )
-USER_ERRORS = (ValueError, OSError, ImportError, CheckpointError)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run a subcommand; return 0, or 2 if the user needs to change something."""
     args = _parser().parse_args(argv)
+    from mmengine.logging import MMLogger
+
+    from mmstop.compat import CheckpointError
+    from mmstop.text import one_line
+
     # MMEngine's current logger, the last one created, would write to stdout, where the
     # result goes.
     if not MMLogger.check_instance_created('mmstop'):
         MMLogger.get_instance('mmstop', log_level='ERROR')
     try:
         args.run(args)
-    except USER_ERRORS as error:
+    except (ValueError, OSError, ImportError, CheckpointError) as error:
         print(f'error: {one_line(error)}', file=sys.stderr)
         return 2
     return 0

@@ -12,10 +12,9 @@ Without --config, a CLIP model that was not trained on videos answers; see --arc
 import argparse
 import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from mmstop.apis import Prediction, list_videos
-
-from .common import (
+from .shared import (
     add_json_argument,
     add_model_arguments,
     add_reading_arguments,
@@ -46,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmstop.apis import list_videos
+
     videos = list_videos(args.videos)
     clip = load_model(args)
     errors: dict[str, str] = {}
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _as_json(
-    video: str, predictions: Sequence[Prediction], errors: dict[str, str]
+    video: str, predictions: Sequence[NamedTuple], errors: dict[str, str]
 ) -> dict:
     if video in errors:
         return {'video': video, 'error': errors[video]}

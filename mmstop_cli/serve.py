@@ -12,9 +12,7 @@ Only this machine can reach it unless --host says otherwise.
 import argparse
 from importlib.util import find_spec
 
-from mmstop.apis import VideoIndex
-
-from .common import add_model_arguments, count, load_model
+from .shared import add_model_arguments, count, load_model
 
 PACKAGES = ('streamlit', 'av')
 
@@ -47,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
         raise ImportError(
             f"serving needs {' and '.join(missing)}: pip install 'mmstop[serve]'"
         )
+    from mmstop.apis import VideoIndex
     from mmstop.serving import Desk, serve
 
     VideoIndex(args.index).close()  # before loading the model, which is slow
