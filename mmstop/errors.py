@@ -1,4 +1,4 @@
-"""Exceptions for invalid configs, and type checks for config values."""
+"""Exceptions for invalid configs, annotations and videos, and type checks."""
 
 import inspect
 from ast import literal_eval
@@ -8,7 +8,14 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
-__all__ = ['ConfigError', 'MissingFileError', 'short', 'typed']
+__all__ = [
+    'AnnotationError',
+    'ConfigError',
+    'MissingFileError',
+    'VideoError',
+    'short',
+    'typed',
+]
 
 
 class ConfigError(ValueError):
@@ -17,6 +24,14 @@ class ConfigError(ValueError):
 
 class MissingFileError(ConfigError, FileNotFoundError):
     """A config names a file that does not exist."""
+
+
+class AnnotationError(ValueError):
+    """An annotation file is invalid; the message names the file and the entry."""
+
+
+class VideoError(RuntimeError):
+    """A video cannot be used; the message says which and why."""
 
 
 def short(value: Any) -> str:

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from mmstop.apis.building import build_model, fill_in
     from mmstop.apis.export import check_format, export_towers
+    from mmstop.apis.model_loading import build_model, fill_in
 
     check_format(args.format)  # before the model is built
     cfg = read_config(args)

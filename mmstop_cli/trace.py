@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
     """
     from mmengine.device import get_device
 
-    from mmstop.apis.building import build_model, fill_in, reading_pipelines
-    from mmstop.apis.reading import VideoReader, read_videos
+    from mmstop.apis.model_loading import build_model, fill_in, reading_pipelines
+    from mmstop.apis.video_reading import VideoReader, read_videos
     from mmstop.errors import ConfigError
     from mmstop.text import printable
     from mmstop.visualization import (

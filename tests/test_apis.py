@@ -18,7 +18,7 @@ from tiny import TINY
 from tiny_run import COLOURS, ROOT, write_tiny_retrieval, write_tiny_run
 
 from mmstop.apis import VideoCLIP, list_videos
-from mmstop.apis.reading import absolute
+from mmstop.apis.video_reading import absolute
 from mmstop.engine.checks import ConfigError
 from mmstop.models import CLIPTextHead
 

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 from mmstop.compat.reader import read
 from mmstop.datasets import VideoError
 from mmstop.datasets.containers import missing_bytes
-from mmstop.datasets.videos import open_video
+from mmstop.datasets.loading import open_video
 from mmstop.engine import BadVideoHook
 
 NUM_FRAMES = 32  # of a clip: nearly all of a video

@@ -16,7 +16,7 @@ from mmaction.structures import ActionDataSample
 from mmengine.config import Config
 from tiny_run import ROOT, tiny_config, write_tiny_retrieval
 
-from mmstop.datasets.classes import load_classes
+from mmstop.classes import load_classes
 
 # --- get_params ---------------------------------------------------------------------
 

@@ -591,7 +591,7 @@ def test_frames_are_not_made_small_and_large_again():
 def test_pyav_keeps_its_own_encoders_beside_decord(tmp_path):
     """Loaded first, decord's old libvpx and libx264 take the place of PyAV's."""
     code = (
-        'import sys, mmstop.datasets.videos; assert "decord" not in sys.modules\n'
+        'import sys, mmstop.datasets.loading; assert "decord" not in sys.modules\n'
         'import av, decord\n'
         'stream = av.open(sys.argv[1], "w").add_stream("libvpx", rate=25)\n'
         'stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"\n'

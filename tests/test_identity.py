@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from tiny import TEXT, TINY, VIT, wild
 
-from mmstop.apis.building import build_model, fill_in
+from mmstop.apis.model_loading import build_model, fill_in
 from mmstop.compat.reader import read
 from mmstop.engine.fitting import (
     find_misfits,

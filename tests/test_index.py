@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from tiny_run import environment
 
-from mmstop.apis import ModelID, VideoCLIP, VideoIndex, inverted, update_index
-from mmstop.apis.index import Source
-from mmstop.apis.inverted import Inverted
+from mmstop.apis import ModelID, VideoCLIP, VideoIndex, update_index
+from mmstop.apis.index import Source, inverted_file
+from mmstop.apis.index.inverted_file import Inverted
 
 ARCH = ('ViT-moving-shapes', 'mmstop', 6)
 ONE, OTHER = ModelID('one.py', 'a' * 64), ModelID('other.py', 'b' * 64)
@@ -190,7 +190,7 @@ class Index(VideoIndex):
                 lambda sql: sql == 'COMMIT' and os.kill(os.getpid(), signal.SIGKILL))
         super().add(sources, embeddings)
 
-import mmstop.apis.embedding as embedding
+import mmstop.apis.index_update as embedding
 embedding.VideoIndex = Index
 folder, out, arch, weights, frames = sys.argv[1:]
 clip = VideoCLIP.from_clip(arch, weights, int(frames), device='cpu')
@@ -271,8 +271,8 @@ def names(hits):
 @pytest.mark.parametrize('width', [32, 30])  # 30 is no multiple of PQ's 8
 def test_inverted_file_agrees_with_exact_search(tmp_path, monkeypatch, width):
     """It looks into 4 lists of 10 and compares 200 of 5,000 rows exactly."""
-    monkeypatch.setattr(inverted, 'PROBES', 4)
-    monkeypatch.setattr(inverted, 'CANDIDATES', 200)
+    monkeypatch.setattr(inverted_file, 'PROBES', 4)
+    monkeypatch.setattr(inverted_file, 'CANDIDATES', 200)
     vectors = make_vectors(5000, width)
     queries = make_vectors(100, width, seed=1)
     with VideoIndex(tmp_path / 'many.index', ONE) as index:

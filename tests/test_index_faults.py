@@ -17,9 +17,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from mmstop.apis import ModelID, VideoIndex, database, rows, store
-from mmstop.apis.index import Source
-from mmstop.apis.inverted import Inverted
+from mmstop.apis import ModelID, VideoIndex
+from mmstop.apis.index import Source, database, embedding_file, snapshots
+from mmstop.apis.index.inverted_file import Inverted
 
 ONE = ModelID('one.py', 'a' * 64)
 PLACE = Source(1, 2)
@@ -171,7 +171,7 @@ def add_some(path, start, die):
     with VideoIndex(path, ONE) as index:
         for i in range(20):
             if die and i == 19:
-                rows.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+                embedding_file.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
             names = [str(start + 5 * i + k) for k in range(5)]
             index.add(dict.fromkeys(names, PLACE), vectors_of(names))
 
@@ -198,7 +198,7 @@ def test_processes_write_at_once_and_a_killed_one_loses_its_batch(tmp_path):
 
 def test_a_kill_while_it_is_made_leaves_none(tmp_path):
     def die():
-        rows.os.rename = database.os.rename = None
+        embedding_file.os.rename = database.os.rename = None
         sqlite3.connect = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
         VideoIndex(tmp_path / 'x', ONE)
 
@@ -363,7 +363,7 @@ def test_a_failing_disk_names_the_file(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(rows.os, 'fsync', fail)
+    monkeypatch.setattr(embedding_file.os, 'fsync', fail)
     with pytest.raises(OSError, match=r'\.rows: No space left on device; free some'):
         fill(path, range(3, 6))
 
@@ -392,8 +392,8 @@ def test_a_folder_that_cannot_be_written_to_is_searched(tmp_path, monkeypatch):
             write(range(30, 40))
             return holes(self, now)
 
-        holes = store.Store.holes
-        monkeypatch.setattr(store.Store, 'holes', write_amid)
+        holes = snapshots.Store.holes
+        monkeypatch.setattr(snapshots.Store, 'holes', write_amid)
         with pytest.raises(OSError, match='x changed while it was read; try again'):
             index.search(vectors_of(['3']))
 

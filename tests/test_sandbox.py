@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 
 import mmstop_cli as cli
 from mmstop.apis import VideoCLIP, VideoIndex
+from mmstop.apis.sandbox import TIMEOUT, try_all, try_videos
 from mmstop.datasets import VideoError
-from mmstop.datasets.sandbox import TIMEOUT, try_all, try_videos
-from mmstop.datasets.workers import plain_worker_errors
+from mmstop.datasets.data_workers import plain_worker_errors
 from mmstop.registry import TRANSFORMS
 
 

@@ -26,8 +26,8 @@ from tiny_run import ROOT, environment
 
 import mmstop_cli as cli
 from mmstop.apis import VideoCLIP, update_index
-from mmstop.apis.building import build_model, clip_config
-from mmstop.apis.reading import VideoReader
+from mmstop.apis.model_loading import build_model, clip_config
+from mmstop.apis.video_reading import VideoReader
 from mmstop.visualization import plot_trace, to_image, trace_video
 
 pytest.importorskip('streamlit', reason='the page needs the extra "serve"')
@@ -37,7 +37,7 @@ from streamlit.web.server.starlette.starlette_websocket import (  # noqa: E402
 )
 
 from mmstop.serving import Desk, playable, serve, server  # noqa: E402
-from mmstop.serving.desk import split_labels  # noqa: E402
+from mmstop.serving.backend import split_labels  # noqa: E402
 from mmstop.serving.markdown import as_code, as_text  # noqa: E402
 
 KINDS = ['red circle', 'green square', 'blue triangle', 'yellow cross', 'white ring']
@@ -353,7 +353,7 @@ def kill(*_):
 
 
 def test_desk_survives_a_decoder_that_does_not(desk, folder, monkeypatch):
-    monkeypatch.setattr('mmstop.datasets.videos.VideoFile', kill)
+    monkeypatch.setattr('mmstop.datasets.loading.VideoFile', kill)
     video = str(folder / 'videos' / 'red_circle.mp4')
     for ask in (lambda: desk.classify(video, LABELS, 1), lambda: desk.trace(video)):
         with pytest.raises(ValueError, match=r'cannot be read: the decoder crashed \('):

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (patches dependencies and registers modules)
 from mmstop.datasets import VideoError
-from mmstop.datasets.workers import plain_worker_errors
+from mmstop.datasets.data_workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config
 from mmstop.engine.ending import end_process_group
 from mmstop.engine.options import KeyValues

@@ -1,10 +1,10 @@
 """Use a trained model on your own videos, without a dataset."""
 
-from .embedding import Update, update_index
 from .export import describe_towers, export_towers
 from .index import Hit, ModelID, VideoIndex
-from .reading import list_videos
+from .index_update import Update, update_index
 from .video_clip import Prediction, VideoCLIP
+from .video_reading import list_videos
 
 __all__ = [
     'Hit',

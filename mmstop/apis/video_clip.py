@@ -1,7 +1,6 @@
 """Embed, classify and search videos with a trained model or with plain CLIP."""
 
 import functools
-import inspect
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,14 +13,13 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
+from mmstop.classes import TEMPLATE, load_classes, write_sentences
 from mmstop.datasets import CaptionTokenize
-from mmstop.datasets.classes import load_classes
 from mmstop.engine.checks import check_config, load_config
-from mmstop.models import CLIPTextHead
-from mmstop.models.head import write_sentences
 from mmstop.towers import shared_prompts
 
-from .building import (
+from .index import Hit, ModelID, VideoIndex
+from .model_loading import (
     build_model,
     clip_config,
     config_name,
@@ -32,8 +30,7 @@ from .building import (
     test_pipeline,
     text_tower,
 )
-from .index import Hit, ModelID, VideoIndex
-from .reading import (
+from .video_reading import (
     OnError,
     Video,
     VideoReader,
@@ -48,7 +45,6 @@ from .reading import (
 __all__ = ['Batch', 'Prediction', 'VideoCLIP']
 
 TEXTS = 256  # texts at a time
-TEMPLATE = inspect.signature(CLIPTextHead).parameters['template'].default
 
 
 class Prediction(NamedTuple):

@@ -1,14 +1,20 @@
 """Video datasets with labels or captions, their transforms, and class names."""
 
-from .captions import AnnotationError, check_captions, load_captions, read_json
-from .checked import CheckedDataset, CheckedVideoDataset
-from .classes import load_classes
-from .labels import load_frame_labels, load_labels
+from mmstop.classes import load_classes
+from mmstop.errors import AnnotationError, VideoError
+from mmstop.text import read_json
+
+from .annotations import (
+    check_captions,
+    load_captions,
+    load_frame_labels,
+    load_labels,
+)
+from .loading import CheckedDecordInit
 from .rawframes import CheckedRawframeDataset, CheckedRawFrameDecode
 from .transforms import CaptionTokenize, MirrorCaption
+from .video_datasets import CheckedDataset, CheckedVideoDataset, VideoCaptionDataset
 from .video_files import VideoFile
-from .video_text import VideoCaptionDataset
-from .videos import CheckedDecordInit, VideoError
 
 __all__ = [
     'AnnotationError',

@@ -10,12 +10,11 @@ from mmaction.datasets.transforms import RawFrameDecode
 from mmengine.fileio import get_file_backend
 from PIL import Image, ImageOps
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, VideoError, typed
 from mmstop.registry import DATASETS, TRANSFORMS
 
-from .checked import CheckedDataset
-from .labels import load_frame_labels
-from .videos import VideoError
+from .annotations import load_frame_labels
+from .video_datasets import CheckedDataset
 
 __all__ = ['CheckedRawFrameDecode', 'CheckedRawframeDataset', 'Frames', 'check_frames']
 

@@ -5,9 +5,9 @@ import re
 import open_clip
 from mmcv.transforms import BaseTransform
 
+from mmstop.architectures import resolve_arch
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import TRANSFORMS
-from mmstop.towers.weights import resolve_arch
 
 __all__ = ['CaptionTokenize', 'MirrorCaption']
 

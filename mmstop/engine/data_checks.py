@@ -21,8 +21,8 @@ from mmstop.datasets import (
     load_frame_labels,
     load_labels,
 )
+from mmstop.datasets.loading import check_video, with_suffix
 from mmstop.datasets.rawframes import Frames, check_frames
-from mmstop.datasets.videos import check_video, with_suffix
 from mmstop.towers import Tower
 
 from .schema import ConfigError, Place, target_at, top

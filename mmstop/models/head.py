@@ -8,29 +8,12 @@ import torch.nn.functional as F
 from mmaction.models.heads import BaseHead
 from torch import Tensor
 
-from mmstop.datasets.classes import load_classes
+from mmstop.classes import TEMPLATE, load_classes, write_sentences
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import at_least_float32
 
-__all__ = ['CLIPTextHead', 'write_sentences']
-
-
-def write_sentences(template: str, names: Sequence[str]) -> list[str]:
-    """Insert each name into the template at ``{}``.
-
-    Raises:
-        ConfigError: the template does not have exactly one ``{}``, or has other braces.
-    """
-    if '{}' not in template:
-        raise ConfigError(f"template={template!r} has no '{{}}' for the label")
-    before, _, after = template.partition('{}')
-    if set('{}') & set(before + after):
-        raise ConfigError(
-            f"template={template!r} has braces other than one '{{}}' for the label; "
-            f'remove them'
-        )
-    return [f'{before}{name}{after}' for name in names]
+__all__ = ['CLIPTextHead']
 
 
 @MODELS.register_module()
@@ -61,7 +44,7 @@ class CLIPTextHead(BaseHead):
         self,
         text: dict,
         classes: Union[Sequence[str], str],
-        template: str = 'a video of a person doing {}',
+        template: str = TEMPLATE,
         **kwargs: Any,
     ) -> None:
         names = load_classes(classes)

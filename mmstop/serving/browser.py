@@ -11,9 +11,9 @@ from typing import Any
 import av
 import numpy as np
 
+from mmstop.apis.sandbox import try_all
 from mmstop.datasets import VideoError
 from mmstop.datasets.containers import FFMPEG_FORMATS, check_file
-from mmstop.datasets.sandbox import try_all
 
 __all__ = ['playable']
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import streamlit as st
 
 from mmstop.apis import Hit
-from mmstop.apis.reading import SUFFIXES
+from mmstop.apis.video_reading import SUFFIXES
+from mmstop.serving.backend import Desk, split_labels
 from mmstop.serving.browser import playable
-from mmstop.serving.desk import Desk, split_labels
 from mmstop.serving.markdown import as_code, as_text
 from mmstop.serving.server import served
 

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from streamlit.web import bootstrap
 
-from .desk import Desk
+from .backend import Desk
 
 __all__ = ['serve', 'served']
 

@@ -4,7 +4,6 @@ open_clip interpolates positional embeddings and only warns about a wrong activa
 Both silently cost accuracy, so here they are errors that name the remedy.
 """
 
-import difflib
 import pickle
 import zipfile
 import zlib
@@ -21,38 +20,15 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmstop.architectures import ASSETS, resolve_arch
 from mmstop.errors import ConfigError, MissingFileError
 
 from .download import download
 
 __all__ = ['as_bytes', 'build_clip', 'checksum', 'resolve_arch']
 
-ASSETS = Path(__file__).parents[1] / 'assets'
 PACKAGED = 'mmstop'  # weights='mmstop': the weights that ship with the package
 RANDOM_SEED = 0  # weights=None: every process and run gets the same random tower
-
-open_clip.add_model_config(ASSETS)
-
-
-def resolve_arch(arch: str) -> str:
-    """Return open_clip's name of an architecture, read from a JSON file if it is one.
-
-    Raises:
-        ValueError: there is no such architecture.
-        FileNotFoundError: ``arch`` ends in '.json' and there is no such file.
-    """
-    if arch.endswith('.json'):
-        if not Path(arch).is_file():
-            raise MissingFileError(f'arch={arch!r}: there is no such file')
-        open_clip.add_model_config(arch)
-        arch = Path(arch).stem
-    if open_clip.get_model_config(arch) is None:
-        near = difflib.get_close_matches(arch, open_clip.list_models(), n=3)
-        raise ConfigError(
-            f'arch={arch!r} is not an architecture of open_clip; did you mean '
-            f'{" or ".join(near) or "one of open_clip.list_models()"}?'
-        )
-    return arch
 
 
 def build_clip(arch: str, weights: Optional[str]) -> nn.Module:

@@ -21,8 +21,8 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 import mmstop  # noqa: F401  (patches dependencies and registers modules)
+from mmstop.apis.sandbox import try_videos
 from mmstop.datasets import AnnotationError, load_captions
-from mmstop.datasets.sandbox import try_videos
 from mmstop.engine.checks import ConfigError, load_config
 from mmstop.engine.data_checks import Listed, listings
 from mmstop.engine.options import KeyValues

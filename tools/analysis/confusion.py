@@ -25,7 +25,7 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.evaluation import ConfusionMatrix  # isort: skip
 
-from mmstop.datasets.classes import load_classes
+from mmstop.classes import load_classes
 from mmstop.engine.checks import ConfigError, load_config
 from mmstop.engine.options import KeyValues
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
-from mmstop.apis.building import build_model, fill_in
+from mmstop.apis.model_loading import build_model, fill_in
 from mmstop.engine.checks import load_config
 from mmstop.visualization import Found, Query, plot_rankings
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from official_files import Captions, clean, stem
 
-from mmstop.datasets.captions import AnnotationError
+from mmstop.datasets import AnnotationError
 from mmstop.errors import short
 
 NUM_NAMED = 5  # missing videos listed in a report

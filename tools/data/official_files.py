@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmstop.datasets.captions import AnnotationError, check_captions, read_json
+from mmstop.datasets import AnnotationError, check_captions, read_json
 from mmstop.errors import short
 from mmstop.text import split_lines
 

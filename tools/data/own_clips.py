@@ -15,9 +15,9 @@ from official_files import Captions, check_records, clean, read_csv
 from tqdm import tqdm
 
 from mmstop.apis import list_videos
+from mmstop.apis.sandbox import TIMEOUT, try_videos
 from mmstop.datasets import AnnotationError, check_captions, read_json
-from mmstop.datasets.sandbox import TIMEOUT, try_videos
-from mmstop.datasets.videos import check_video
+from mmstop.datasets.loading import check_video
 from mmstop.errors import short
 
 SPLITS = ('train', 'val', 'test')

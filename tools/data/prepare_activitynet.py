@@ -21,7 +21,7 @@ from pathlib import Path
 from converter import ConverterParser, Published, Split, run
 from official_files import Captions, check_fields, choose, with_suffix
 
-from mmstop.datasets.captions import AnnotationError, read_json
+from mmstop.datasets import AnnotationError, read_json
 from mmstop.errors import short
 
 SOURCE = 'collaborative-experts, Liu et al., BMVC 2019'

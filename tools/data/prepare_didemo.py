@@ -23,7 +23,7 @@ from pathlib import Path
 from converter import ConverterParser, Published, Split, run
 from official_files import Captions, check_records, choose, stem
 
-from mmstop.datasets.captions import read_json
+from mmstop.datasets import read_json
 
 SOURCE = 'DiDeMo, ICCV 2017'
 NOTE = (

@@ -26,7 +26,7 @@ from pathlib import Path
 from converter import ConverterParser, Published, Split, run
 from official_files import Captions, read_text
 
-from mmstop.datasets.captions import AnnotationError
+from mmstop.datasets import AnnotationError
 from mmstop.errors import short
 
 NUM_FIELDS = 6

@@ -28,7 +28,7 @@ from official_files import (
     with_suffix,
 )
 
-from mmstop.datasets.captions import read_json
+from mmstop.datasets import read_json
 
 # 1k-A: Yu et al., ECCV 2018 (JSFusion), as listed by collaborative-experts. 7k is the
 # 6,513 + 497 videos of the official training and validation splits. 20 captions each.

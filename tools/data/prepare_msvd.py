@@ -23,7 +23,7 @@ from typing import Any
 from converter import ConverterParser, Published, Split, run
 from official_files import Captions, choose, with_suffix
 
-from mmstop.datasets.captions import AnnotationError
+from mmstop.datasets import AnnotationError
 from mmstop.errors import short
 
 # The splits of Venugopalan et al., ICCV 2015, as listed by collaborative-experts.

@@ -33,7 +33,7 @@ from pathlib import Path
 from converter import ConverterParser, Published, Split, run
 from official_files import Captions, check_records, choose, with_suffix
 
-from mmstop.datasets.captions import AnnotationError, check_captions, read_json
+from mmstop.datasets import AnnotationError, check_captions, read_json
 from mmstop.errors import short
 
 NAMES = ('train', 'val', 'test')

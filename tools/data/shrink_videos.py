@@ -28,8 +28,8 @@ from shrinking import remove_parts, shrink
 from shrinking_encoder import container_of
 from tqdm import tqdm
 
-from mmstop.apis.reading import list_videos
-from mmstop.datasets.sandbox import try_videos
+from mmstop.apis.sandbox import try_videos
+from mmstop.apis.video_reading import list_videos
 from mmstop.errors import ConfigError
 
 SAMPLE = 16  # videos to encode first, to estimate the space that all will take

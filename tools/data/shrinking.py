@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from shrinking_encoder import X264, decode, encode
 
-from mmstop.datasets.video_files import VideoError, VideoFile
+from mmstop.datasets import VideoError, VideoFile
 
 MAKER = 'mmstop shrink_videos '  # start of the comment in each result
 

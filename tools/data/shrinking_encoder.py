@@ -10,7 +10,8 @@ from typing import NamedTuple, Optional
 import av
 import numpy as np
 
-from mmstop.datasets.video_streams import VideoError, upright
+from mmstop.datasets import VideoError
+from mmstop.datasets.video_files import upright
 
 __all__ = ['container_of', 'decode', 'encode', 'on_screen', 'small_size']
 

@@ -21,7 +21,7 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.registry import DATASETS  # isort: skip
 
-from mmstop.apis.building import build_model, fill_in
+from mmstop.apis.model_loading import build_model, fill_in
 from mmstop.datasets import load_classes
 from mmstop.visualization import (
     plot_overview,

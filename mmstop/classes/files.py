@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmstop.errors import ConfigError, short
-from mmstop.text import split_lines
-
-from .captions import AnnotationError, read_json
+from mmstop.errors import AnnotationError, ConfigError, short
+from mmstop.text import read_json, split_lines
 
 __all__ = ['read_class_file']
 

@@ -1,27 +1,22 @@
 """Datasets that never silently replace, repeat or leave out a video."""
 
-import os
-import sys
 import threading
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmaction.datasets import BaseActionDataset
-from torch.utils.data import get_worker_info
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, VideoError, typed
 from mmstop.registry import DATASETS
 from mmstop.text import printable
 
-from .labels import load_labels
-from .videos import VideoError, explain
-from .workers import noted
+from .annotations import load_captions, load_labels
+from .data_workers import guarded
+from .loading import explain
 
-__all__ = ['CheckedDataset', 'CheckedVideoDataset']
+__all__ = ['CheckedDataset', 'CheckedVideoDataset', 'VideoCaptionDataset']
 
 
 class CheckedDataset(BaseActionDataset):
@@ -86,7 +81,7 @@ class CheckedDataset(BaseActionDataset):
             if name in lost:
                 continue
             try:
-                with noted(video), _time_limit(self.timeout, video):
+                with guarded(video, self.timeout):
                     item = self.pipeline(info)
                 if item is None:
                     raise VideoError('the pipeline returned None for it')
@@ -108,32 +103,6 @@ class CheckedDataset(BaseActionDataset):
             f'{len(lost)} videos in a row cannot be used, too many to skip:\n'
             + '\n'.join(lost.values())
         )
-
-
-@contextmanager
-def _time_limit(seconds: float, video: str) -> Iterator[None]:
-    """Exit a data worker that takes longer; its decoder cannot be interrupted."""
-
-    def give_up() -> None:
-        print(
-            f'error: {video} was not read within {seconds:g} s. Remove it from the '
-            f'annotation file, or raise timeout if the disk is slow; '
-            f'tools/analysis/check_videos.py finds all such videos',
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
-
-    if get_worker_info() is None:
-        yield
-        return
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @DATASETS.register_module()
@@ -170,3 +139,38 @@ class CheckedVideoDataset(CheckedDataset):
 
     def entry(self, info: dict) -> str:
         return f'line {info["line"]}'
+
+
+@DATASETS.register_module()
+class VideoCaptionDataset(CheckedDataset):
+    """Read videos and captions from ``{"video7.mp4": ["a caption", ...], ...}``.
+
+    In training, an item is one caption with its video, so a video with twenty captions
+    gives twenty items. In testing (``test_mode=True``), an item is one video with all
+    its captions, so each video is decoded and encoded once. The pipeline receives
+    ``filename``, ``video_id`` (the name in the file) and ``text``: one caption, or in
+    testing the list of captions.
+
+    Args:
+        ann_file: path of the annotation file, relative to ``data_root``.
+        **kwargs: arguments of :class:`CheckedDataset` and of MMAction2's
+            ``BaseActionDataset``: ``on_error``, ``pipeline``, ``data_root``,
+            ``data_prefix=dict(video=...)``, ``test_mode``, ...
+
+    Raises:
+        FileNotFoundError: there is no such annotation file.
+        AnnotationError: the file or one of its entries is invalid.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """List the items in file order."""
+        folder = self.data_prefix.get('video', '')
+        items = []
+        for name, captions in load_captions(self.ann_file).items():
+            video = dict(filename=str(Path(folder, name)), video_id=name)
+            texts = [captions] if self.test_mode else captions
+            items += [dict(video, text=text) for text in texts]
+        return items
+
+    def entry(self, info: dict) -> str:
+        return f'entry {info["video_id"]!r}'

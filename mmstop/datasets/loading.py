@@ -13,17 +13,15 @@ import numpy as np
 from mmaction.datasets.transforms import DecordInit
 from mmengine.fileio import get
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, VideoError, typed
 from mmstop.registry import TRANSFORMS
 
 from .containers import check_container, check_file
-from .video_files import MAX_PIXELS, VideoFile
-from .video_streams import VideoError, too_large
+from .video_files import MAX_PIXELS, VideoFile, too_large
 
 __all__ = [
     'DECODERS',
     'CheckedDecordInit',
-    'VideoError',
     'check_video',
     'explain',
     'open_video',

@@ -30,7 +30,7 @@ from mmstop.errors import ConfigError
 from mmstop.models import CLIPRetriever, CLIPTextHead
 from mmstop.towers.weights import resolve_arch
 
-from .reading import EXACT, use_decoder
+from .video_reading import EXACT, use_decoder
 
 __all__ = [
     'build_model',

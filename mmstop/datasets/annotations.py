@@ -1,4 +1,8 @@
-"""MMAction2's annotation lists: 'a/b.mp4 3' for videos, 'a/b 163 3' for raw frames."""
+"""Annotation files: lists of videos or of frames with labels, and captions.
+
+MMAction2's lists have lines such as 'a/b.mp4 3' for videos and 'a/b 163 3' for raw
+frames. Its retrieval format is JSON: {"video7.mp4": ["a caption", ...], ...}.
+"""
 
 import re
 from collections.abc import Callable
@@ -7,11 +11,17 @@ from typing import Any, NamedTuple, Optional, Union
 
 from mmengine.fileio import get_text
 
-from mmstop.errors import short
+from mmstop.errors import AnnotationError, short
+from mmstop.text import read_json
 
-from .captions import AnnotationError
-
-__all__ = ['Labelled', 'LabelledFrames', 'load_frame_labels', 'load_labels']
+__all__ = [
+    'Labelled',
+    'LabelledFrames',
+    'check_captions',
+    'load_captions',
+    'load_frame_labels',
+    'load_labels',
+]
 
 # HMDB51's video names: ..._<body part>_<camera>_<people>_<view>_<quality>_<number>
 HMDB51 = re.compile(r'[^/]+_[fhlu]_[cn]m_np\d_(ba|fr|le|ri)_(bad|goo|med)_\d+\.avi')
@@ -256,3 +266,46 @@ def _check_unique(path: Union[str, Path], entries: list[tuple[str, int]]) -> Non
                 f'{short(filename)}; remove one of them'
             )
         first[filename] = line
+
+
+# --- Captions -----------------------------------------------------------------------
+
+
+def load_captions(path: Union[str, Path]) -> dict[str, list[str]]:
+    """Read the captions of every video, in file order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: the file or an entry is invalid.
+    """
+    captions = read_json(path)
+    check_captions(captions, path)
+    return captions
+
+
+def check_captions(captions: Any, path: Union[str, Path]) -> None:
+    """Check that every video has captions and no caption is empty.
+
+    Args:
+        captions: the content of ``path``, read from it or to be written to it.
+
+    Raises:
+        AnnotationError: for the first fault found.
+    """
+    if not isinstance(captions, dict) or not captions:
+        raise AnnotationError(
+            f'{path}: expected {{"video.mp4": ["caption", ...], ...}} with at least '
+            f'one video, got {short(captions)}'
+        )
+    for video, texts in captions.items():
+        if not isinstance(texts, list) or not texts:
+            raise AnnotationError(
+                f'{path}: {short(video)} has {short(texts)}, expected a list of at '
+                f'least one caption; add it or remove the video'
+            )
+        for i, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise AnnotationError(
+                    f'{path}: caption {i} of {short(video)} is {short(text)}, expected '
+                    f'words; remove the caption'
+                )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, Union
 import numpy as np
 
 from mmstop.apis import Hit, Prediction, VideoCLIP, VideoIndex
-from mmstop.apis.reading import VideoReader, read_videos
+from mmstop.apis.video_reading import VideoReader, read_videos
 from mmstop.methods import STOPCLIPViT
 from mmstop.text import split_lines
 from mmstop.visualization import plot_trace, to_image, trace_video

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
+from .creation import FORMAT, NAMES, require
 from .database import Database
-from .inverted import Inverted, digest
-from .making import FORMAT, NAMES, require
-from .rows import Rows
+from .embedding_file import Rows
+from .inverted_file import Inverted, digest
 
 __all__ = ['Moment', 'Store']
 

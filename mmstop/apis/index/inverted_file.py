@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from .rows import Rows
+from .embedding_file import Rows
 
 __all__ = ['Inverted', 'digest', 'find_faiss']
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from .database import explain
-from .rows import BLOCK, append
+from .embedding_file import BLOCK, append
 
 __all__ = ['FORMAT', 'NAMES', 'ModelID', 'Source', 'make', 'new_file', 'require']
 

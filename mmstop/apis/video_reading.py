@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from mmstop.datasets import CheckedDecordInit, VideoError
 from mmstop.datasets.containers import check_file
-from mmstop.datasets.sandbox import Outcome, try_all
-from mmstop.datasets.videos import DECODERS
+from mmstop.datasets.loading import DECODERS
 from mmstop.text import printable
+
+from .sandbox import Outcome, try_all
 
 __all__ = [
     'DECODERS',

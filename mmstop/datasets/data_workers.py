@@ -1,4 +1,4 @@
-"""Report which video killed a data worker, by a decoder crash or lack of memory.
+"""Report which video killed a data worker, by a decoder that crashes or hangs.
 
 PyTorch reports only the worker's process id. So each worker notes its current video in
 memory that it shares with the process that forked it.
@@ -7,31 +7,51 @@ memory that it shares with the process that forked it.
 import mmap
 import os
 import re
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch.utils.data import get_worker_info
 
-from .videos import VideoError
+from mmstop.errors import VideoError
 
-__all__ = ['noted', 'plain_worker_errors']
+__all__ = ['guarded', 'plain_worker_errors']
 
 SLOTS, SIZE = 4096, 1024  # number of processes, and bytes for each
 _notes = mmap.mmap(-1, SLOTS * SIZE)
 
 
 @contextmanager
-def noted(video: str) -> Iterator[None]:
-    """In a data worker, note the video that it is reading."""
+def guarded(video: str, seconds: float) -> Iterator[None]:
+    """In a data worker, note the video that it is reading, and limit the time.
+
+    Where the time is over, the worker exits, since its decoder cannot be interrupted.
+    """
+
+    def give_up() -> None:
+        print(
+            f'error: {video} was not read within {seconds:g} s. Remove it from the '
+            f'annotation file, or raise timeout if the disk is slow; '
+            f'tools/analysis/check_videos.py finds all such videos',
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
     if get_worker_info() is None:
         yield
         return
     place = _place(os.getpid())
     text = f'{os.getpid()} {video}'.encode(errors='backslashreplace')
     _notes[place : place + SIZE] = text[:SIZE].ljust(SIZE, b'\0')
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
+        timer.cancel()
         _notes[place] = 0
 
 

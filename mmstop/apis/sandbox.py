@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Optional
 import cv2
 import torch
 
-from .videos import explain
+from mmstop.datasets.loading import explain
 
 __all__ = ['TIMEOUT', 'Outcome', 'try_all', 'try_videos']
 

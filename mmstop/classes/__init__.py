@@ -1,4 +1,4 @@
-"""Class names in label order, as in MMAction2's label maps."""
+"""Class names in label order, as in MMAction2's label maps, and their sentences."""
 
 import difflib
 import re
@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Union
 
-from mmstop.datasets.class_files import read_class_file
 from mmstop.errors import ConfigError, MissingFileError
 
-__all__ = ['load_classes']
+from .files import read_class_file
 
+__all__ = ['TEMPLATE', 'load_classes', 'write_sentences']
+
+TEMPLATE = 'a video of a person doing {}'
 FOLDER = Path(__file__).parent
 
 
@@ -58,6 +60,23 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
     if where != 'classes':
         _compare_order(where, names)
     return names
+
+
+def write_sentences(template: str, names: Sequence[str]) -> list[str]:
+    """Insert each name into the template at ``{}``.
+
+    Raises:
+        ConfigError: the template does not have exactly one ``{}``, or has other braces.
+    """
+    if '{}' not in template:
+        raise ConfigError(f"template={template!r} has no '{{}}' for the label")
+    before, _, after = template.partition('{}')
+    if set('{}') & set(before + after):
+        raise ConfigError(
+            f"template={template!r} has braces other than one '{{}}' for the label; "
+            f'remove them'
+        )
+    return [f'{before}{name}{after}' for name in names]
 
 
 def _compare_order(where: str, names: list[str]) -> None:

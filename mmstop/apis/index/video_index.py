@@ -1,12 +1,12 @@
 """Embeddings of many videos in one folder, and the search through them.
 
 The folder holds ``videos.db``, an SQLite file that lists the videos and records what is
-valid; ``*.rows``, the embeddings (:mod:`mmstop.apis.rows`); and above 100,000 videos
-``*.faiss``, with which a search need not compare all of them
-(:mod:`mmstop.apis.inverted`). A batch is one SQLite transaction. Its rows are on disk
-before they are listed, so a kill at any moment leaves only whole batches. SQLite's
-record decides which of the other files are valid. A search reads a snapshot of the
-index, even while another process writes.
+valid; ``*.rows``, the embeddings (``embedding_file.py``); and above 100,000 videos
+``*.faiss``, with which a search need not compare all of them (``inverted_file.py``). A
+batch is one SQLite transaction. Its rows are on disk before they are listed, so a kill
+at any moment leaves only whole batches. SQLite's record decides which of the other
+files are valid. A search reads a snapshot of the index, even while another process
+writes.
 """
 
 import os
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
-from .inverted import FEWEST, Inverted, digest, find_faiss
-from .making import NAMES, ModelID, Source, make, new_file
-from .rows import BLOCK, append, find_no_unit, rank, without
-from .store import Moment, Store
+from .creation import NAMES, ModelID, Source, make, new_file
+from .embedding_file import BLOCK, append, find_no_unit, rank, without
+from .inverted_file import FEWEST, Inverted, digest, find_faiss
+from .snapshots import Moment, Store
 
 __all__ = ['EXACT', 'Hit', 'ModelID', 'Source', 'VideoIndex']
 
