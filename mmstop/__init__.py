@@ -22,8 +22,8 @@ with warnings.catch_warnings():
         towers,
         visualization,
     )
+    from .version import __version__
 
-__version__ = '0.1.0'
 __all__ = [
     '__version__',
     'compat',

@@ -27,13 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from mmstop.apis.export import check_format, export_towers
-    from mmstop.apis.model_loading import build_model, fill_in
+    from mmstop.apis.model_loading import load_model
 
     check_format(args.format)  # before the model is built
     cfg = read_config(args)
     num_frames = _num_frames(cfg)
-    model = build_model(cfg)
-    fill_in(model, args.checkpoint, cfg)
+    model = load_model(cfg, args.checkpoint, 'cpu')
     for path in export_towers(model, num_frames, args.out, args.format):
         print(f'{path}: {path.stat().st_size / 1e6:.1f} MB')
 

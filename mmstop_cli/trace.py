@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: the config, the checkpoint, a block or the path of a video is
             invalid, or PyAV cannot write H.264.
     """
-    from mmengine.device import get_device
-
-    from mmstop.apis.model_loading import build_model, fill_in, reading_pipelines
+    from mmstop.apis.model_loading import load_model, reading_pipelines
     from mmstop.apis.video_reading import VideoReader, read_videos
     from mmstop.errors import ConfigError
     from mmstop.text import printable
@@ -57,6 +55,9 @@ def run(args: argparse.Namespace) -> None:
         trace_blocks,
         write_trace_video,
     )
+    from mmstop.visualization.drawing import NEUTRAL
+    from mmstop.visualization.hooks import describe
+    from mmstop.visualization.trace import predict
 
     check_encoder()  # before building the model
     names = [Path(video).stem for video in args.videos]
@@ -71,16 +72,19 @@ def run(args: argparse.Namespace) -> None:
     cfg = read_config(args)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    model = build_model(cfg)
-    fill_in(model, args.checkpoint, cfg)
-    model.to(get_device()).eval()
+    model = load_model(cfg, args.checkpoint)
+    head: Any = getattr(model, 'cls_head', None)  # none in a retriever
     reader = VideoReader(*reading_pipelines(cfg), args.videos)
     for video, name, (item, error) in zip(args.videos, names, read_videos(reader)):
         if error is not None:
             report_unread({video: error})
             continue
         traces = trace_blocks(model, item, args.blocks)
-        header, colour = _predict(model, item)
+        header: list[str] = []
+        colour = NEUTRAL
+        if head is not None:
+            classes = getattr(head, 'classes', None)
+            header, colour = describe(predict(model, item), classes)
         title = ', '.join([name, *header])
         if len(traces) > 1:
             figure = plot_blocks(traces, title)
@@ -90,18 +94,3 @@ def run(args: argparse.Namespace) -> None:
         film = out / f'{name}.mp4'
         write_trace_video(film, *traces, header=header, colour=colour)
         print(printable(f'{out / name}.png, {film}'))
-
-
-def _predict(model: Any, item: dict) -> tuple[list[str], tuple[int, int, int]]:
-    """Return a recognizer's prediction and its colour; no text for a retriever."""
-    import torch
-    from mmengine.dataset import pseudo_collate
-
-    from mmstop.visualization.hook import NEUTRAL, describe
-
-    head = getattr(model, 'cls_head', None)
-    if head is None:
-        return [], NEUTRAL
-    with torch.no_grad():
-        (result,) = model.test_step(pseudo_collate([item]))
-    return describe(result, getattr(head, 'classes', None))

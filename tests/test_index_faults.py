@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from mmstop.apis import ModelID, VideoIndex
-from mmstop.apis.index import Source, database, embedding_file, snapshots
+from mmstop.apis.index import Source, embedding_file, snapshots
 from mmstop.apis.index.inverted_file import Inverted
 
 ONE = ModelID('one.py', 'a' * 64)
@@ -149,7 +149,7 @@ def test_compacting_keeps_what_is_there(tmp_path):
 
 
 def test_nobody_waits_for_a_reader_nor_a_reader_for_anybody(tmp_path, monkeypatch):
-    monkeypatch.setattr(database, 'PATIENCE', 0)
+    monkeypatch.setattr(snapshots, 'PATIENCE', 0)
     path = fill(tmp_path / 'x', range(50))
     with VideoIndex(path) as reader, VideoIndex(path) as writer:
         reader.db.execute('BEGIN')
@@ -198,7 +198,7 @@ def test_processes_write_at_once_and_a_killed_one_loses_its_batch(tmp_path):
 
 def test_a_kill_while_it_is_made_leaves_none(tmp_path):
     def die():
-        embedding_file.os.rename = database.os.rename = None
+        embedding_file.os.rename = snapshots.os.rename = None
         sqlite3.connect = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
         VideoIndex(tmp_path / 'x', ONE)
 
@@ -370,7 +370,7 @@ def test_a_failing_disk_names_the_file(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_to_is_searched(tmp_path, monkeypatch):
     path = fill(tmp_path / 'x', range(20))
-    monkeypatch.setattr(database.os, 'access', lambda *_: False)
+    monkeypatch.setattr(snapshots.os, 'access', lambda *_: False)
     with VideoIndex(path) as index:
         assert not list(path.glob('*-wal'))
         assert_right(index, range(20))
@@ -382,7 +382,7 @@ def test_a_folder_that_cannot_be_written_to_is_searched(tmp_path, monkeypatch):
 
         def write(names):
             with monkeypatch.context() as patch:
-                patch.setattr(database.os, 'access', lambda *_: True)
+                patch.setattr(snapshots.os, 'access', lambda *_: True)
                 fill(path, names)
 
         write(range(20, 30))

@@ -1,5 +1,6 @@
-"""The wheel, outside the checkout."""
+"""The wheel, outside the checkout; and what its modules import."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from modelindex.load_model_index import load as load_model_index
 ROOT = Path(__file__).parents[1]
 
 USE = """
-import torch, mmstop
+import sys, torch, mmstop
+assert not {'matplotlib', 'streamlit', 'decord'} & {*sys.modules}, 'not used yet'
 from mmstop.registry import MODELS
 assert 'checkout' not in mmstop.__file__, mmstop.__file__
 tower = dict(arch='ViT-moving-shapes', weights='mmstop')
@@ -20,6 +22,24 @@ head = MODELS.build(dict(type='CLIPTextHead', text=dict(type='CLIPText', **tower
 stop = MODELS.build(dict(type='STOPCLIPViT', clip=dict(type='CLIPViT', **tower)))
 print(tuple(head(stop(torch.zeros(1, 3, 2, 56, 56))).shape))
 """
+
+HELP = """
+import sys
+from mmstop_cli import main
+for argv in (['--help'], ['search', '--help']):
+    try:
+        main(argv)
+    except SystemExit as end:
+        assert not end.code
+assert not {'torch', 'mmengine', 'mmstop'} & {*sys.modules}
+"""
+
+# The rooms of the package from the ground up; a room imports what is below it. Models
+# and data stand side by side.
+MODELS = 'towers methods models'.split()
+DATA = 'datasets evaluation'.split()
+GROUND = 'version errors text registry compat architectures classes'.split()
+ROOMS = [*GROUND, *DATA, *MODELS, *'engine visualization apis serving'.split()]
 
 # As `mim train mmstop` and `mim search mmstop` find them.
 TRAIN = 'site/mmstop/.mim/tools/train.py'
@@ -51,6 +71,37 @@ def test_wheel_works_from_elsewhere(tmp_path):
     )
     assert out.stdout.splitlines()[-1:] == ['(1, 9)'], out.stderr
     check_what_mim_finds(tmp_path, environment)
+
+
+def test_help_imports_no_torch():
+    out = subprocess.run(
+        [sys.executable, '-c', HELP], cwd=ROOT, capture_output=True, text=True
+    )
+    assert out.returncode == 0 and 'usage: mmstop search' in out.stdout, out.stderr
+
+
+def imported(path):
+    """Yield the modules of the package that a file imports, by their full names."""
+    package = ['mmstop', *path.relative_to(ROOT / 'mmstop').parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = '.'.join([*base, *([node.module] if node.module else [])])
+            yield from (f'{module}.{alias.name}' for alias in node.names)
+
+
+def test_no_room_imports_what_stands_above_it():
+    for path in (ROOT / 'mmstop').rglob('*.py'):
+        room = path.relative_to(ROOT / 'mmstop').parts[0].removesuffix('.py')
+        if room in ('__init__', '__main__', '.mim'):
+            continue
+        for name in imported(path):
+            other = [*name.split('.'), ''][1]
+            if name.startswith('mmstop') and other != room:
+                assert ROOMS.index(other) < ROOMS.index(room), f'{path}: {name}'
+                assert not (room in MODELS and other in DATA), f'{path}: {name}'
 
 
 def test_a_checkout_does_not_hide_its_package():

@@ -36,14 +36,15 @@ from mmstop.visualization import (
     trace_video,
     write_trace_video,
 )
-from mmstop.visualization.film import write_video
-from mmstop.visualization.hook import NEUTRAL, RIGHT
-from mmstop.visualization.overlay import (
+from mmstop.visualization.drawing import (
     CHOSEN,
+    NEUTRAL,
     OPACITY,
+    RIGHT,
     heat_map,
     outline_patches,
 )
+from mmstop.visualization.film import write_video
 from mmstop_cli import trace as command
 
 N = 16  # patches of the tiny tower, 4 x 4 of 8 pixels

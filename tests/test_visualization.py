@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmstop.registry import HOOKS
 from mmstop.visualization import VideoVisualizationHook
-from mmstop.visualization.hook import NEUTRAL, RIGHT, WRONG, draw_strip
+from mmstop.visualization.drawing import NEUTRAL, RIGHT, WRONG, draw_strip
 
 T = 6
 
@@ -98,9 +98,9 @@ def test_interval_counts_over_batches_and_stops_at_the_end(tmp_path):
 
 
 def test_each_process_draws_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr('mmstop.visualization.hook.get_world_size', lambda: 2)
+    monkeypatch.setattr('mmstop.visualization.hooks.get_world_size', lambda: 2)
     for rank in (0, 1):
-        monkeypatch.setattr('mmstop.visualization.hook.get_rank', lambda r=rank: r)
+        monkeypatch.setattr('mmstop.visualization.hooks.get_rank', lambda r=rank: r)
         names = draw(tmp_path, [sample(0, [0.9, 0.1])] * 2, 1, length=7)
     assert list(names) == ['000004.png', '000005.png', '000006.png']
 

@@ -17,8 +17,10 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from mmstop import __version__
 from mmstop.towers import CLIPViT, Tower
+from mmstop.version import __version__
+
+from .model_loading import find_text_tower
 
 __all__ = ['FORMATS', 'check_format', 'describe_towers', 'export_towers']
 
@@ -77,7 +79,7 @@ def export_towers(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f'video.{form}']
     _export(model.backbone, 'video', video, files[0], about['video'])
-    text = _text_tower(model)
+    text = find_text_tower(model)
     if text is not None:
         files.append(folder / f'text.{form}')
         tokens = text.tokenizer(['one', 'two'], context_length=text.context_length)
@@ -104,7 +106,7 @@ def describe_towers(model: Any, num_frames: int) -> dict[str, dict[str, Any]]:
         model, num_frames: those of :func:`export_towers`.
     """
     (clip,) = [m for m in model.backbone.modules() if isinstance(m, CLIPViT)]
-    text = _text_tower(model)
+    text = find_text_tower(model)
     head: Any = getattr(model, 'cls_head', None)
     both: dict[str, Any] = dict(mmstop=__version__)
     if text is not None:
@@ -158,12 +160,6 @@ class _Prompted(nn.Module):
         if self.prompts is None:
             return self.text(tokens)
         return self.text(tokens, self.prompts)
-
-
-def _text_tower(model: Any) -> Any:
-    owner = getattr(model, 'cls_head', model)
-    text = getattr(owner, 'text', None)
-    return text if isinstance(text, Tower) else None
 
 
 @torch.no_grad()

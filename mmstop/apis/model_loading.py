@@ -27,7 +27,7 @@ from mmstop.engine.fitting import (
 )
 from mmstop.engine.hooks import refuse_untrained
 from mmstop.errors import ConfigError
-from mmstop.models import CLIPRetriever, CLIPTextHead
+from mmstop.towers import Tower
 from mmstop.towers.weights import resolve_arch
 
 from .video_reading import EXACT, use_decoder
@@ -38,7 +38,9 @@ __all__ = [
     'config_name',
     'fill_in',
     'find_device',
+    'find_text_tower',
     'fingerprint',
+    'load_model',
     'reading_pipelines',
     'test_pipeline',
     'text_tower',
@@ -106,17 +108,21 @@ def reading_pipelines(
         return files, Compose(use_decoder(steps, 'array'))
 
 
+def find_text_tower(model: Any) -> Any:
+    """Return the text tower of a retriever or of a recognizer's head, if any."""
+    text = getattr(getattr(model, 'cls_head', model), 'text', None)
+    return text if isinstance(text, Tower) else None
+
+
 def text_tower(model: nn.Module) -> Any:
-    """Return the ``CLIPText`` of a model.
+    """Return the text tower of a model.
 
     Raises:
         ValueError: the model has none.
     """
-    if isinstance(model, CLIPRetriever):
-        return model.text
+    if (text := find_text_tower(model)) is not None:
+        return text
     head = getattr(model, 'cls_head', None)
-    if isinstance(head, CLIPTextHead):
-        return head.text
     raise ValueError(
         f'{type(model).__name__} with {type(head).__name__} has no text tower; use a '
         f'CLIPRetriever or a recognizer with a CLIPTextHead'
@@ -127,6 +133,21 @@ def build_model(cfg: Config) -> Any:
     """Build a config's model, before the checkpoint is loaded."""
     with _building(cfg, 'the model'):
         return MODELS.build(cfg.model)
+
+
+def load_model(
+    cfg: Config, checkpoint: Union[str, os.PathLike, None], device: str = 'auto'
+) -> Any:
+    """Build a config's model and load its checkpoint, ready for evaluation.
+
+    Args:
+        checkpoint: as for :func:`fill_in`.
+        device: as for :func:`find_device`.
+    """
+    where = find_device(device)
+    model = build_model(cfg)
+    fill_in(model, checkpoint, cfg)
+    return model.to(where).eval()
 
 
 @contextmanager

@@ -20,12 +20,10 @@ from mmstop.towers import shared_prompts
 
 from .index import Hit, ModelID, VideoIndex
 from .model_loading import (
-    build_model,
     clip_config,
     config_name,
-    fill_in,
-    find_device,
     fingerprint,
+    load_model,
     reading_pipelines,
     test_pipeline,
     text_tower,
@@ -109,11 +107,9 @@ class VideoCLIP:
             self.name += f' with {checkpoint}'
         self.pipelines = reading_pipelines(cfg, decoder)
         self.decoder = decoder_of(test_pipeline(cfg), decoder)
-        self.device = find_device(device)
-        self.model: Any = build_model(cfg)
+        self.model: Any = load_model(cfg, checkpoint, device)
         self.text = text_tower(self.model)
-        fill_in(self.model, checkpoint, cfg)
-        self.model.to(self.device).eval()
+        self.device = next(self.model.parameters()).device
 
     @classmethod
     def from_config(
@@ -237,7 +233,8 @@ class VideoCLIP:
                 exactly one ``{}``, or ``topk`` is less than 1.
             FileNotFoundError: a source has no file, or there is no such list of labels.
         """
-        _check_topk(topk)
+        if topk < 1:
+            raise ValueError(f'topk={topk}, expected at least 1')
         listed = list_inputs(videos)
         names, sentences = self._prompts(labels, template)
         text = torch.from_numpy(self.encode_text(sentences))
@@ -271,7 +268,6 @@ class VideoCLIP:
             FileNotFoundError: there is no such index.
             ValueError: another model made the index, or ``topk`` is less than 1.
         """
-        _check_topk(topk)
         if not isinstance(index, VideoIndex):
             with VideoIndex(index) as opened:
                 return self.search(query, opened, topk, exact)
@@ -341,8 +337,3 @@ class VideoCLIP:
             if isinstance(step, CaptionTokenize):
                 return step({'text': texts})['text']
         return self.text.tokenize(texts)
-
-
-def _check_topk(topk: int) -> None:
-    if topk < 1:
-        raise ValueError(f'topk={topk}, expected at least 1')

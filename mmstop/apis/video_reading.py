@@ -13,7 +13,7 @@ from mmengine.dataset import Compose
 from torch import Tensor
 from tqdm import tqdm
 
-from mmstop.datasets import CheckedDecordInit, VideoError
+from mmstop.datasets import CheckedDecordInit
 from mmstop.datasets.containers import check_file
 from mmstop.datasets.loading import DECODERS
 from mmstop.text import printable
@@ -223,10 +223,7 @@ class VideoReader:
         results: dict[str, Any] = dict(label=-1, start_index=0, modality='RGB', text='')
         video = self.videos[i]
         if isinstance(video, str):
-            try:
-                check_file(video)
-            except ValueError as error:
-                raise VideoError(str(error)) from None
+            check_file(video)
             return self.file_pipeline(dict(results, filename=video))
         results.update(array=video, total_frames=len(video))
         return self.array_pipeline(results)

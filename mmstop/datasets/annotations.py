@@ -5,7 +5,6 @@ frames. Its retrieval format is JSON: {"video7.mp4": ["a caption", ...], ...}.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -67,16 +66,27 @@ def load_labels(
         AnnotationError: the file or one of its lines is invalid.
     """
     lines = _read_lines(path)
-    if unlabelled and not any(_labelled_by(line, delimiter) for _, line in lines):
-        entries = [Labelled(line, [] if multi_class else -1, n) for n, line in lines]
-    else:
-        parse = _parse_several if multi_class else _parse_one
-        entries = [_parse(path, n, line, delimiter, parse) for n, line in lines]
-        if not any(entry.label != [] for entry in entries):
-            raise AnnotationError(
-                f'{path}: no line has a label after {_name(delimiter)}'
-                f'{_other(lines[0][1], delimiter)}'
-            )
+    labelled = not unlabelled or any(_labelled_by(line, delimiter) for _, line in lines)
+    parse = _parse_several if multi_class else _parse_one
+    entries = []
+    for number, line in lines:
+        filename: str = line
+        label: Any = [] if multi_class else -1
+        if labelled:
+            filename, label = parse(line, delimiter)
+            if label is None:
+                raise AnnotationError(
+                    f'{path}, line {number}: {short(line)} is not a path, '
+                    f'{_name(delimiter)} and a label (0, 1, ...)'
+                    f'{_other(line, delimiter)}'
+                )
+            _check_label(path, number, line, label)
+        entries.append(Labelled(filename, label, number))
+    if labelled and not any(entry.label != [] for entry in entries):
+        raise AnnotationError(
+            f'{path}: no line has a label after {_name(delimiter)}'
+            f'{_other(lines[0][1], delimiter)}'
+        )
     if not multi_class:
         _check_columns(path, entries, delimiter)
         _check_official(path, entries)
@@ -142,32 +152,10 @@ def _read_lines(path: Union[str, Path]) -> list[tuple[int, str]]:
     return lines
 
 
-Fields = tuple[str, Union[None, int, list[int]]]
-
-
-def _parse(
-    path: Union[str, Path],
-    number: int,
-    line: str,
-    delimiter: str,
-    parse: Callable[[str, str], Fields],
-) -> Labelled:
-    """Read a line; ``parse`` returns None for an invalid label."""
-    filename, label = parse(line, delimiter)
-    if label is None:
-        raise AnnotationError(
-            f'{path}, line {number}: {short(line)} is not a path, {_name(delimiter)} '
-            f'and a label (0, 1, ...){_other(line, delimiter)}'
-        )
-    _check_label(path, number, line, label)
-    return Labelled(filename, label, number)
-
-
 def _parse_frames(
     line: str, delimiter: str, multi_class: bool, labelled: bool
 ) -> tuple[str, Optional[int], Union[None, int, list[int]]]:
     """Read a line; an invalid number of frames or label becomes None."""
-    total: Any
     label: Any = -1
     if multi_class:
         folder, label = _parse_several(line, delimiter)
@@ -189,12 +177,12 @@ def _check_label(
         )
 
 
-def _parse_one(line: str, delimiter: str) -> Fields:
+def _parse_one(line: str, delimiter: str) -> tuple[str, Any]:
     filename, _, field = line.rpartition(delimiter)
     return filename.strip(), _as_label(field) if filename else None
 
 
-def _parse_several(line: str, delimiter: str) -> Fields:
+def _parse_several(line: str, delimiter: str) -> tuple[str, Any]:
     filename, *fields = line.split(delimiter)
     labels = [_as_label(field) for field in fields]
     known = [label for label in labels if label is not None]

@@ -13,6 +13,8 @@ import stat
 import struct
 from typing import BinaryIO
 
+from mmstop.errors import VideoError
+
 __all__ = ['FFMPEG_FORMATS', 'check_container', 'check_file', 'missing_bytes']
 
 # FFmpeg's names of the formats that check_container accepts, for 'format_whitelist'.
@@ -49,15 +51,15 @@ def check_file(path: str) -> None:
     """Check a file on disk before it is passed to a decoder.
 
     Raises:
-        ValueError: it is missing, not a regular file, or rejected by
+        VideoError: it is missing, not a regular file, or rejected by
             :func:`check_container`.
     """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise ValueError('there is no such file') from None
+        raise VideoError('there is no such file') from None
     if not stat.S_ISREG(mode):  # reading from a pipe would block forever
-        raise ValueError(f'it is a {"folder" if stat.S_ISDIR(mode) else "device"}')
+        raise VideoError(f'it is a {"folder" if stat.S_ISDIR(mode) else "device"}')
     with open(path, 'rb') as file:
         check_container(file)
 
@@ -69,19 +71,19 @@ def check_container(file: BinaryIO) -> None:
         file: seekable; its position changes.
 
     Raises:
-        ValueError: it is empty, truncated or not a video; the message says which.
+        VideoError: it is empty, truncated or not a video; the message says which.
     """
     file.seek(0)
     start = file.read(3 * max(size for size, _ in PACKETS))
     if not start:
-        raise ValueError('the file is empty')
+        raise VideoError('the file is empty')
     if not _starts_as_video(start):
-        raise ValueError(
+        raise VideoError(
             f'it is not a video, it starts with {start[:16]!r}. Expected a container '
             f'such as MP4, Matroska or AVI; lists of other files are not followed'
         )
     if missing := missing_bytes(file):
-        raise ValueError(f'the file is cut short, {missing:,} bytes are missing')
+        raise VideoError(f'the file is cut short, {missing:,} bytes are missing')
 
 
 def _starts_as_video(start: bytes) -> bool:

@@ -3,14 +3,14 @@
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import mmcv
 import numpy as np
 from mmaction.datasets.transforms import DecordInit
+from mmcv.image.geometric import cv2_interp_codes
 from mmengine.fileio import get
 
 from mmstop.errors import ConfigError, VideoError, typed
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 DECODERS = ('pyav', 'decord')
-INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'area', 'lanczos')
 SAMPLE = 12  # frames that check_video samples unless it checks all
 
 
@@ -76,10 +75,10 @@ class CheckedDecordInit(DecordInit):
             raise ConfigError(f'max_pixels={max_pixels}, expected at least 1')
         if short_side is not None and short_side < 1:
             raise ConfigError(f'short_side={short_side}, expected at least 1')
-        if interpolation not in INTERPOLATIONS:
+        if interpolation not in cv2_interp_codes:
             raise ConfigError(
                 f'interpolation={interpolation!r}, expected one of '
-                f'{list(INTERPOLATIONS)}'
+                f'{list(cv2_interp_codes)}'
             )
         super().__init__(**kwargs)
         if self.io_backend == 'disk' and self.kwargs:
@@ -173,25 +172,16 @@ def open_video(
         VideoError: it is missing, not a file, empty, truncated, too large or not a
             video.
     """
-    with _as_video_error():
-        if isinstance(source, io.BytesIO):
-            check_container(source)
-            source.seek(0)
-        else:
-            check_file(source)
-            # FFmpeg takes the part of a relative path before a colon for a protocol.
-            source = os.path.abspath(source)
+    if isinstance(source, io.BytesIO):
+        check_container(source)
+        source.seek(0)
+    else:
+        check_file(source)
+        # FFmpeg takes the part of a relative path before a colon for a protocol.
+        source = os.path.abspath(source)
     if decoder == 'pyav':
         return FrameReader(VideoFile(source, max_pixels, num_threads))
     return _open_with_decord(source, max_pixels, num_threads)
-
-
-@contextmanager
-def _as_video_error() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise VideoError(str(error)) from None
 
 
 def _open_with_decord(
@@ -230,8 +220,7 @@ def check_video(filename: str, full: bool) -> None:
         Exception: of many classes; :func:`explain` turns it into a message.
     """
     filename = os.path.abspath(with_suffix(filename))
-    with _as_video_error():
-        check_file(filename)
+    check_file(filename)
     file = VideoFile(filename)
     if full:
         file.check()

@@ -69,10 +69,7 @@ def _open(path: str) -> Any:
 
 
 def _plays(path: str) -> bool:
-    try:
-        check_file(path)
-    except ValueError as error:
-        raise VideoError(str(error)) from None
+    check_file(path)
     with _open(path) as file:
         if not file.streams.video:
             raise VideoError('it has no pictures')

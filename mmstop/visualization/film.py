@@ -10,7 +10,7 @@ import numpy as np
 
 from mmstop.errors import ConfigError
 
-from .hook import NEUTRAL, write_lines
+from .drawing import NEUTRAL, write_lines
 from .trace import VideoTrace, strips_of
 
 __all__ = ['check_encoder', 'write_trace_video', 'write_video']

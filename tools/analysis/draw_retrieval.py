@@ -10,14 +10,13 @@ from typing import Optional
 
 import numpy as np
 import torch
-from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
-from mmstop.apis.model_loading import build_model, fill_in
+from mmstop.apis.model_loading import load_model
 from mmstop.engine.checks import load_config
 from mmstop.visualization import Found, Query, plot_rankings
 
@@ -39,9 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     config = load_config(args.config)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         loader = Runner.build_dataloader(config.test_dataloader)
-    model = build_model(config)
-    fill_in(model, args.checkpoint, config)  # refuses what does not fit
-    model.to(get_device()).eval()
+    model = load_model(config, args.checkpoint)  # refuses what does not fit
     videos, texts = embed(model, loader)
     chosen = np.linspace(0, len(videos) - 1, args.num).round().astype(int)
     queries = [rank(loader, videos, texts[i][0], int(i), args.topk) for i in chosen]

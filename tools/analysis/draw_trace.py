@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from PIL import Image
 
@@ -19,7 +18,7 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.registry import DATASETS  # isort: skip
 
-from mmstop.apis.model_loading import build_model, fill_in
+from mmstop.apis.model_loading import load_model
 from mmstop.engine.checks import load_config
 from mmstop.visualization import plot_overview, plot_trace, to_image, trace_dataset
 
@@ -37,9 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = parse_args(argv)
     config = load_config(args.config)
     init_default_scope('mmaction')
-    model = build_model(config)
-    fill_in(model, args.checkpoint, config)  # refuses what does not fit
-    model.to(get_device()).eval()
+    model = load_model(config, args.checkpoint)  # refuses what does not fit
     dataset = DATASETS.build(config.test_dataloader.dataset)
     videos = trace_dataset(model, dataset, args.num)
     out = Path(args.out)

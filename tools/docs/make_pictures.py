@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from PIL import Image
 
@@ -21,7 +20,7 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 
 from mmaction.registry import DATASETS  # isort: skip
 
-from mmstop.apis.model_loading import build_model, fill_in
+from mmstop.apis.model_loading import load_model
 from mmstop.datasets import load_classes
 from mmstop.visualization import (
     plot_overview,
@@ -42,9 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     config = Config.fromfile(CONFIG)
     init_default_scope('mmaction')
-    model = build_model(config)
-    fill_in(model, args.checkpoint, config)  # refuses what does not fit
-    model.to(get_device()).eval()
+    model = load_model(config, args.checkpoint)  # refuses what does not fit
     dataset = DATASETS.build(config.test_dataloader.dataset)
     videos = list(trace_dataset(model, dataset, 4).values())
     figure = plot_overview(videos, f'STOP on 4 of {len(dataset)} test videos')

@@ -9,17 +9,25 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Union
 from urllib.parse import quote
 
 import numpy as np
 
-from .database import explain
 from .embedding_file import BLOCK, append
 
-__all__ = ['FORMAT', 'NAMES', 'ModelID', 'Source', 'make', 'new_file', 'require']
+__all__ = [
+    'FORMAT',
+    'NAMES',
+    'ModelID',
+    'Source',
+    'explain',
+    'make',
+    'new_file',
+    'require',
+]
 
 NAMES = 'videos.db'
 FORMAT = 2  # 1 was the single file
@@ -49,6 +57,16 @@ CREATE TRIGGER forget AFTER DELETE ON videos
 """
 
 
+REMEDIES = {  # by a word in SQLite's message
+    'locked': 'another process has been writing to it for a minute; wait until it ends',
+    'readonly': 'it cannot be written to; check its permissions and its disk',
+    'full': 'the disk is full; free some space and start again, no batch is lost',
+    'I/O': 'its disk fails or is full; fix that and start again, no batch is lost',
+    'unable to open': 'check the permissions of its folder',
+    'out of memory': 'there is not enough memory',
+}
+
+
 class ModelID(NamedTuple):
     """The model of an index: a readable name, and a hash of config and weights."""
 
@@ -69,6 +87,28 @@ class Source(NamedTuple):
     def of(cls, path: Union[str, os.PathLike]) -> 'Source':
         stat = os.stat(path)
         return cls(stat.st_size, stat.st_mtime_ns)
+
+
+@contextmanager
+def explain(name: Path) -> Iterator[None]:
+    """Turn SQLite's errors into one line that names the index and the remedy.
+
+    Raises:
+        OSError: it is locked, cannot be written to, or the disk is full.
+        ValueError: it is damaged or not an index.
+    """
+    try:
+        yield
+    except sqlite3.ProgrammingError:  # a bug, not a damaged file
+        raise
+    except sqlite3.Error as error:
+        for text, remedy in REMEDIES.items():
+            if text in str(error):
+                raise OSError(f'index {name}: {error}: {remedy}') from None
+        raise ValueError(
+            f'{name} is not an index written by mmstop embed, or it is damaged '
+            f'({error}); write another one'
+        ) from None
 
 
 def require(path: Path) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 __all__ = ['BLOCK', 'Rows', 'append', 'find_no_unit', 'rank', 'without']
 
 BLOCK = 65_536  # rows that are compared at a time
-PIECES = 16  # maximum number of mapped pieces before the file is mapped again as one
 TOLERANCE = 1e-3  # for the norm of a unit vector
 
 
@@ -34,23 +33,22 @@ class Rows:
     def __init__(self, path: Path, width: int) -> None:
         self.path, self.width = path, width
         self._file = open(path, 'rb')
-        self._pieces: list[np.ndarray] = []
-        self._num = 0
+        self._rows = np.empty((0, width), '<f4')
 
     def __len__(self) -> int:
-        return self._num
+        return len(self._rows)
 
     def close(self) -> None:
         """Close the file; rows taken from it stay valid."""
         self._file.close()
 
     def grow(self, num: int) -> None:
-        """Map the rows up to ``num``; pages that are mapped already stay mapped.
+        """Map the rows up to ``num``.
 
         Raises:
             ValueError: the file is shorter than that.
         """
-        if num == self._num:
+        if num == len(self):
             return
         size = os.fstat(self._file.fileno()).st_size
         if size < 4 * self.width * num:
@@ -58,32 +56,17 @@ class Rows:
                 f'{self.path} is cut short: {size:,} bytes, expected at least '
                 f'{4 * self.width * num:,}; copy the index again or write another one'
             )
-        if len(self._pieces) == PIECES:
-            self._pieces, self._num = [], 0
-        shape = num - self._num, self.width
-        start = 4 * self.width * self._num
-        self._pieces.append(
-            np.memmap(self._file, '<f4', 'r', start, shape).view(np.ndarray)
-        )
-        self._num = num
+        rows = np.memmap(self._file, '<f4', 'r', shape=(num, self.width))
+        self._rows = rows.view(np.ndarray)
 
     def blocks(self, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """Yield blocks of rows from ``start`` on: their first number, and (b, E)."""
-        first = 0
-        for piece in self._pieces:
-            for low in range(max(0, start - first), len(piece), BLOCK):
-                yield first + low, piece[low : low + BLOCK]
-            first += len(piece)
+        for first in range(start, len(self), BLOCK):
+            yield first, self._rows[first : first + BLOCK]
 
     def take(self, numbers: np.ndarray) -> np.ndarray:
         """Copy the rows with these numbers: (n, E)."""
-        taken = np.empty((len(numbers), self.width), '<f4')
-        first = 0
-        for piece in self._pieces:
-            here = (first <= numbers) & (numbers < first + len(piece))
-            taken[here] = piece[numbers[here] - first]
-            first += len(piece)
-        return taken
+        return self._rows[numbers]
 
     def nearest(
         self, queries: np.ndarray, topk: int, holes: np.ndarray, start: int = 0

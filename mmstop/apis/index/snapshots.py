@@ -1,20 +1,29 @@
-"""The files of an index, and snapshots of their valid content."""
+"""The files of an index, and snapshots of their valid content.
 
+The SQLite file is in WAL mode: readers see the index as it was when they began, and
+readers and the one writer do not wait for each other. That requires a writable folder
+and one machine at a time. In a read-only folder the file is opened as immutable, and an
+error is raised if it changes nevertheless.
+"""
+
+import os
 import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
+from urllib.parse import quote
 
 import numpy as np
 
-from .creation import FORMAT, NAMES, require
-from .database import Database
+from .creation import FORMAT, NAMES, explain, require
 from .embedding_file import Rows
 from .inverted_file import Inverted, digest
 
 __all__ = ['Moment', 'Store']
+
+PATIENCE = 60  # seconds that a writer waits for another writer's batch
 
 
 class Moment(NamedTuple):
@@ -68,14 +77,41 @@ class Store:
     def __init__(self, path: Path) -> None:
         require(path)
         self.path = path
-        self.database = Database(path / NAMES, path)
         self._rows: Optional[Rows] = None
         self._holes: tuple[int, np.ndarray] = -1, np.empty(0, np.int64)
         self._inverted: tuple[str, Optional[Inverted]] = '', None
+        self._connect()
+
+    def _connect(self) -> None:
+        self._file = self.path / NAMES
+        self._log = self.path / f'{NAMES}-wal'
+        self._frozen: Optional[tuple] = None
+        mode = 'rw'
+        if not (os.access(self._file, os.W_OK) and os.access(self.path, os.W_OK)):
+            mode = 'ro'
+            if not self._log.exists():  # no writer is active and no batch is in the log
+                mode, self._frozen = 'ro&immutable=1', self._stamp()
+        with explain(self.path):
+            self.db = sqlite3.connect(
+                f'file:{quote(str(self._file.absolute()))}?mode={mode}',
+                timeout=PATIENCE,
+                isolation_level=None,
+                uri=True,
+            )
+
+    def _stamp(self) -> tuple:
+        stat = self._file.stat()
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+    def _changed(self) -> bool:
+        """Tell whether a file that was opened as immutable has changed."""
+        return self._frozen is not None and (
+            self._log.exists() or self._frozen != self._stamp()
+        )
 
     def close(self) -> None:
         """Close the files; closing twice is not an error."""
-        self.database.close()
+        self.db.close()
         if self._rows is not None:
             self._rows.close()
 
@@ -87,22 +123,37 @@ class Store:
             OSError: it is locked, cannot be written to, or the disk is full.
             ValueError: it is damaged.
         """
-        with self.database.transaction(write) as db:
-            (version,) = db.execute('PRAGMA user_version').fetchone()
-            if version != FORMAT:
-                raise ValueError(
-                    f'index {self.path} has format {version}, this version of mmstop '
-                    f'reads {FORMAT}; use another version or write another index'
-                )
-            names = ', '.join(Moment._fields[1:])
-            state = db.execute(f'SELECT {names} FROM state').fetchone()
-            if state is None:
-                raise sqlite3.DatabaseError('it has no state')
-            now = Moment(db, *state)
-            for name in (now.rows_file, now.inverted_file):
-                if Path(name).name != name:
-                    raise sqlite3.DatabaseError(f'{name!r} is not a plain file name')
-            yield now
+        if self._changed():
+            self.db.close()
+            self._connect()
+        with explain(self.path):
+            self.db.execute('BEGIN IMMEDIATE' if write else 'BEGIN')
+            try:
+                yield self._read_state()
+                self.db.execute('COMMIT')
+            except BaseException:
+                if self.db.in_transaction:  # SQLite may have ended it
+                    self.db.execute('ROLLBACK')
+                raise
+        if self._changed():
+            raise OSError(f'index {self.path} changed while it was read; try again')
+
+    def _read_state(self) -> Moment:
+        (version,) = self.db.execute('PRAGMA user_version').fetchone()
+        if version != FORMAT:
+            raise ValueError(
+                f'index {self.path} has format {version}, this version of mmstop '
+                f'reads {FORMAT}; use another version or write another index'
+            )
+        names = ', '.join(Moment._fields[1:])
+        state = self.db.execute(f'SELECT {names} FROM state').fetchone()
+        if state is None:
+            raise sqlite3.DatabaseError('it has no state')
+        now = Moment(self.db, *state)
+        for name in (now.rows_file, now.inverted_file):
+            if Path(name).name != name:
+                raise sqlite3.DatabaseError(f'{name!r} is not a plain file name')
+        return now
 
     def rows(self, now: Moment) -> Rows:
         """Map the rows of a snapshot."""

@@ -75,7 +75,7 @@ class VideoIndex:
     @property
     def db(self) -> Any:
         """The connection to ``videos.db``."""
-        return self._store.database.connection
+        return self._store.db
 
     def __enter__(self) -> 'VideoIndex':
         return self

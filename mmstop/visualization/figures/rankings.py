@@ -1,4 +1,4 @@
-"""Pictures of the videos that a caption finds."""
+"""The videos that captions find, one row a caption."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Draw tested videos with their labels.
+"""Draw tested videos with their labels, and what STOP chose in them.
 
 MMAction2's own hook cannot draw the clips of 3D models, and its visualizer looks for
 labels under names that samples do not have.
@@ -8,27 +8,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-import matplotlib
 import numpy as np
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmstop.engine.hooks import unwrap
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import HOOKS
 
-__all__ = ['VideoVisualizationHook', 'draw_strip']
+from .drawing import NEUTRAL, RIGHT, WRONG, draw_strip
+from .trace import stop_tower, trace_video
 
-FRAME_HEIGHT = 160  # pixels; smaller frames are enlarged by a whole factor
-LINE_HEIGHT, FONT_SIZE, MARGIN = 28, 18, 8  # pixels
-MIN_WIDTH = 480  # pixels, so that the text of a single small frame can be read
+__all__ = ['TraceVisualizationHook', 'VideoVisualizationHook', 'describe']
+
 MAX_CAPTIONS = 3  # per picture
-# White text is legible on each; 'correct' and 'wrong' are also written out.
-RIGHT, WRONG, NEUTRAL = (0, 120, 70), (190, 30, 45), (90, 90, 90)
 
 
 @HOOKS.register_module()
@@ -89,6 +85,49 @@ class VideoVisualizationHook(Hook):
             picture.save(out_dir / f'{picture_name(runner, sample, index)}.png')
 
 
+@HOOKS.register_module()
+class TraceVisualizationHook(Hook):
+    """While testing, pass :func:`plot_trace`'s picture of every n-th video to the
+    runner's visualizer, which sends it to its backends: files, TensorBoard, ...
+
+    The pictures are named 'trace', with the video's place in the test set as the step.
+
+    Args:
+        interval: draw the videos whose place is a multiple of this, at least 1.
+
+    Raises:
+        ConfigError: ``interval`` is less than 1, or the run's backbone is not STOP.
+    """
+
+    @typed
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ConfigError(f'interval={interval}, expected at least 1')
+        self.interval = interval
+
+    def before_test(self, runner: Runner) -> None:
+        stop_tower(unwrap(runner.model))
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[Sequence[Any]] = None,
+    ) -> None:
+        """Draw the videos of a batch that are due."""
+        from .figures import plot_trace, to_image  # not earlier, see __init__.py
+
+        if not data_batch or not outputs:
+            return
+        for k, index in whose_turn(runner, batch_idx, len(outputs), self.interval):
+            header, _ = describe(outputs[k], class_names(runner))
+            title = ', '.join([picture_name(runner, outputs[k], index), *header])
+            trace = trace_video(unwrap(runner.model), _item(data_batch, k))
+            picture = to_image(plot_trace(trace, title))
+            runner.visualizer.add_image('trace', picture, step=index)
+
+
 def whose_turn(
     runner: Runner, batch_idx: int, batch_size: int, interval: int
 ) -> Iterator[tuple[int, int]]:
@@ -104,56 +143,6 @@ def whose_turn(
         index = (batch_idx * loader.batch_size + k) * get_world_size() + get_rank()
         if index % interval == 0 and index < len(loader.dataset):
             yield k, index
-
-
-def draw_strip(
-    frames: np.ndarray, header: Sequence[str], colour: tuple[int, int, int]
-) -> Image.Image:
-    """Lay frames side by side under a header.
-
-    Args:
-        frames: RGB, (T, H, W, 3), uint8.
-        header: lines of text, cut to the width of the strip.
-        colour: RGB of the header's background.
-    """
-    factor = max(1, round(FRAME_HEIGHT / frames.shape[1]))
-    frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
-    strip = Image.fromarray(np.concatenate(list(frames), axis=1))
-    above = write_lines(header, max(strip.width, MIN_WIDTH), colour)
-    picture = Image.new('RGB', (above.width, above.height + strip.height), colour)
-    picture.paste(above, (0, 0))
-    picture.paste(strip, (0, above.height))
-    return picture
-
-
-def write_lines(
-    lines: Sequence[str], width: int, colour: tuple[int, int, int]
-) -> Image.Image:
-    """Write white lines of text on a colour, cut to a width in pixels."""
-    picture = Image.new('RGB', (width, LINE_HEIGHT * len(lines) + MARGIN), colour)
-    draw = ImageDraw.Draw(picture)
-    font = font_of('DejaVuSans')
-    for i, line in enumerate(lines):
-        line = shorten(line, font, width - 2 * MARGIN)
-        draw.text((MARGIN, MARGIN // 2 + i * LINE_HEIGHT), line, 'white', font)
-    return picture
-
-
-def font_of(name: str) -> ImageFont.FreeTypeFont:
-    """Load one of the fonts that come with Matplotlib."""
-    path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', f'{name}.ttf')
-    return ImageFont.truetype(str(path), FONT_SIZE)
-
-
-def shorten(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut a line in the middle, so that its score is kept."""
-    if font.getlength(line) <= width:
-        return line
-    for kept in range(len(line) - 1, 1, -1):
-        short = f'{line[: kept // 2]}…{line[len(line) - (kept - kept // 2) :]}'
-        if font.getlength(short) <= width:
-            return short
-    return ''
 
 
 def _frames(video: Tensor, num_frames: int) -> np.ndarray:
@@ -249,3 +238,14 @@ def _data_info(runner: Runner, index: int) -> dict:
     if in_order and hasattr(loader.dataset, 'get_data_info'):
         return loader.dataset.get_data_info(index)
     return {}
+
+
+def _item(batch: dict, k: int) -> dict:
+    """Take one video out of a batch that ``pseudo_collate`` made."""
+    inputs = batch['inputs']
+    return dict(
+        inputs={name: values[k] for name, values in inputs.items()}
+        if isinstance(inputs, dict)
+        else inputs[k],
+        data_samples=batch['data_samples'][k],
+    )

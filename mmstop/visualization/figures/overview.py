@@ -2,25 +2,30 @@
 
 from collections.abc import Sequence
 from math import ceil, sqrt
-from typing import Any, NamedTuple, Optional
+from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from mmengine.dataset import pseudo_collate
-from torch import nn
 
-from mmstop.errors import ConfigError
+from ..drawing import (
+    CHOSEN,
+    COLOUR_MAP,
+    FONT_SIZE,
+    NEUTRAL,
+    RIGHT,
+    WRONG,
+    font_of,
+    heat_map,
+    shorten,
+)
+from ..trace import TracedVideo
+from .trace import COUNT, DPI, axes_at, lay_frames
 
-from .hook import FONT_SIZE, NEUTRAL, RIGHT, WRONG, font_of, shorten
-from .overlay import CHOSEN, COLOUR_MAP, heat_map
-from .trace import COUNT, DPI, VideoTrace, trace_video
-
-__all__ = ['TracedVideo', 'plot_overview', 'trace_dataset', 'trace_prediction']
+__all__ = ['plot_overview']
 
 WIDTH, HEIGHT = 16.0, 9.0  # inches, of the whole screen, which may be less high
 MARGIN, HEADER = 0.25, 0.6  # inches, around and between the videos; of the headline
@@ -31,56 +36,6 @@ POINTS = 72 * FONT_SIZE / DPI  # of the text in a band
 GUESS, LABEL = 0.5, 0.46  # shares of a band, if both are in it
 MAX_FRAMES = 8  # per video; a longer clip shows this many, spread evenly
 ORANGE = '#{:02x}{:02x}{:02x}'.format(*CHOSEN)
-
-
-class TracedVideo(NamedTuple):
-    """A video, what STOP did with it, and how it was classified."""
-
-    trace: VideoTrace
-    guess: str
-    score: float  # of the guess, in [0, 1]
-    truth: Optional[str] = None  # None: not known
-
-
-def trace_prediction(model: nn.Module, item: dict) -> TracedVideo:
-    """Trace one video through a recognizer and classify it.
-
-    Args:
-        model: in evaluation mode, with STOP as its backbone.
-        item: see :func:`trace_video`.
-
-    Raises:
-        ConfigError: the model is a retriever, or its backbone is not STOP.
-    """
-    head: Any = getattr(model, 'cls_head', None)
-    if head is None:
-        raise ConfigError(
-            f'a {type(model).__name__} predicts no classes; give the config of a '
-            f'recognizer, or draw single videos with mmstop trace'
-        )
-    trace = trace_video(model, item)
-    test_step: Any = model.test_step
-    with torch.no_grad():
-        (result,) = test_step(pseudo_collate([item]))
-    names = getattr(head, 'classes', None)
-
-    def name(label: int) -> str:
-        return names[label] if names else f'class {label}'
-
-    guess, truth = result.pred_label.item(), result.get('gt_label')
-    known = truth is not None and truth.item() >= 0  # -1: a list without labels
-    score = result.pred_score[guess].item()
-    return TracedVideo(trace, name(guess), score, name(truth.item()) if known else None)
-
-
-def trace_dataset(model: nn.Module, dataset: Any, num: int) -> dict[int, TracedVideo]:
-    """Apply :func:`trace_prediction` to ``num`` videos spread evenly over a data set.
-
-    Returns:
-        the videos by their place in the data set.
-    """
-    places = np.linspace(0, len(dataset) - 1, num).round().astype(int)
-    return {int(i): trace_prediction(model, dataset[int(i)]) for i in places}
 
 
 def plot_overview(videos: Sequence[TracedVideo], title: str) -> Figure:
@@ -142,12 +97,7 @@ def _draw_video(
 ) -> None:
     """Draw one video into a box, in inches from the upper left corner."""
 
-    def add_axes(x: float, y: float, width: float, height: float) -> Axes:
-        page = figure.get_figheight()
-        box = (x / WIDTH, 1 - (y + height) / page, width / WIDTH, height / page)
-        return figure.add_axes(box)
-
-    _draw_band(add_axes(left, top, wide, BAND), video)
+    _draw_band(axes_at(figure, left, top, wide, BAND), video)
     trace = video.trace
     T, height, width = trace.frames.shape[:3]
     chosen = np.linspace(0, T - 1, min(T, MAX_FRAMES)).round().astype(int)
@@ -156,13 +106,13 @@ def _draw_video(
         (wide - ROW_LABEL) / aspect, (high - BAND - TICKS - 3 * GAP) / (2 + BARS)
     )
     left, wide, top = left + ROW_LABEL, strip * aspect, top + BAND + GAP
-    axes = add_axes(left, top, wide, strip)
+    axes = axes_at(figure, left, top, wide, strip)
     _draw_frames(axes, trace.frames[chosen], 'prompted')
     _outline(axes, trace.region[chosen], width, height)
-    axes = add_axes(left, top + strip + GAP, wide, strip)
+    axes = axes_at(figure, left, top + strip + GAP, wide, strip)
     heat = heat_map(trace.frames, trace.attention, float(trace.attention.max()))
     _draw_frames(axes, heat[chosen], 'attention')
-    axes = add_axes(left, top + 2 * (strip + GAP), wide, BARS * strip)
+    axes = axes_at(figure, left, top + 2 * (strip + GAP), wide, BARS * strip)
     _draw_counts(axes, trace.num_prompts, chosen)
 
 
@@ -192,13 +142,8 @@ def _draw_band(axes: Axes, video: TracedVideo) -> None:
 
 
 def _draw_frames(axes: Axes, frames: np.ndarray, label: str) -> None:
-    """Lay frames (T, H, W, 3) side by side."""
-    axes.imshow(np.concatenate(list(frames), axis=1), aspect='auto')
-    for t in range(1, len(frames)):
-        axes.axvline(t * frames.shape[2] - 0.5, color='white', lw=1.5)
-    axes.set(xticks=[], yticks=[])
+    lay_frames(axes, frames, 1.5)
     axes.set_ylabel(label, fontsize=10)
-    axes.spines[:].set_visible(False)
 
 
 def _outline(axes: Axes, region: np.ndarray, width: int, height: int) -> None:
