@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .trace import lay_frames
 
 __all__ = ['Found', 'Query', 'plot_rankings']
 
@@ -38,9 +40,9 @@ def plot_rankings(queries: Sequence[Query], num_videos: int) -> Figure:
         num_videos: how many videos there were to find.
     """
     columns = len(queries[0].found)
-    height, width = _strip(queries[0].found[0]).shape[:2]
-    figure = plt.figure(
-        figsize=(WIDTH * columns, (WIDTH * height / width + 0.75) * len(queries)),
+    T, height, width = queries[0].found[0].frames.shape[:3]
+    figure = Figure(
+        (WIDTH * columns, (WIDTH * height / (T * width) + 0.75) * len(queries)),
         layout='constrained',
     )
     rows = figure.subfigures(len(queries), 1, squeeze=False)[:, 0]
@@ -52,21 +54,11 @@ def plot_rankings(queries: Sequence[Query], num_videos: int) -> Figure:
     return figure
 
 
-def _draw(axes: plt.Axes, video: Found) -> None:
-    strip = _strip(video)
-    axes.imshow(strip)
-    axes.set(xticks=[], yticks=[])
-    T, width = len(video.frames), video.frames.shape[2]
-    for t in range(1, T):
-        axes.axvline(t * width - 0.5, color='white', lw=1)
+def _draw(axes: Axes, video: Found) -> None:
+    lay_frames(axes, video.frames, 1)
+    axes.set_aspect('equal')
     mark = ' (correct)' if video.correct else ''
     axes.set_title(f'{video.score:.3f}{mark}', fontsize=9, loc='left')
     axes.set_xlabel(video.caption, fontsize=8, loc='left', wrap=True)
-    axes.spines[:].set(
-        color=CORRECT if video.correct else 'none', linewidth=4, zorder=3
-    )
-
-
-def _strip(video: Found) -> np.ndarray:
-    """Lay the frames side by side: (H, T W, 3)."""
-    return np.concatenate(list(video.frames), axis=1)
+    colour = CORRECT if video.correct else 'none'
+    axes.spines[:].set(visible=True, color=colour, linewidth=4, zorder=3)
