@@ -1,4 +1,4 @@
-"""Create an index, either empty or from the single file of older versions.
+"""Create an index.
 
 The index is created in a temporary folder, which is then renamed. So if several
 processes create the same index, one succeeds, and a kill never leaves half an index.
@@ -12,11 +12,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Union
-from urllib.parse import quote
-
-import numpy as np
-
-from .embedding_file import BLOCK, append
 
 __all__ = [
     'FORMAT',
@@ -30,7 +25,7 @@ __all__ = [
 ]
 
 NAMES = 'videos.db'
-FORMAT = 2  # 1 was the single file
+FORMAT = 2
 TABLES = f"""
 PRAGMA journal_mode = WAL;
 PRAGMA user_version = {FORMAT};
@@ -55,7 +50,6 @@ CREATE TABLE holes (number INTEGER PRIMARY KEY);
 CREATE TRIGGER forget AFTER DELETE ON videos
     BEGIN INSERT INTO holes VALUES (old.number); END;
 """
-
 
 REMEDIES = {  # by a word in SQLite's message
     'locked': 'another process has been writing to it for a minute; wait until it ends',
@@ -118,38 +112,37 @@ def require(path: Path) -> None:
         FileNotFoundError: there is no such folder.
         ValueError: it is something else, or has another version.
     """
-    if path.is_file():
-        with closing(_open_old(path)):
-            raise ValueError(
-                f'index {path} was written by an older version; mmstop embed with '
-                f'--out {path} converts it and embeds only what is new'
-            )
-    if not path.is_dir():
+    if not path.exists():
         raise FileNotFoundError(
             f'index {str(path)!r}: there is no such file; mmstop embed writes one'
         )
     if not path.joinpath(NAMES).is_file():
-        raise ValueError(f'{path} is not an index written by mmstop embed')
+        raise ValueError(
+            f'{path} is not an index written by mmstop embed; write another one'
+        )
 
 
 def make(path: Path, model: ModelID) -> None:
     """Create an index, unless another process creates it first.
 
     Raises:
-        ValueError: there is a file of that name which is not an index.
+        ValueError: there is a file of that name, which is not an index.
         OSError: it cannot be written there.
     """
+    if path.is_file():
+        require(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{uuid.uuid4().hex}.part')
     part.mkdir()
     try:
-        if path.is_file():
-            with closing(_open_old(path)) as old, explain(path):
-                _fill(part, _read_model(old), _read_old(old))
-            path.rename(f'{path}.old')
-        else:
-            with explain(path):
-                _fill(part, model, iter(()))
+        with explain(path), closing(sqlite3.connect(part / NAMES)) as db:
+            db.executescript(TABLES)
+            rows_file = new_file('rows')
+            part.joinpath(rows_file).touch()
+            state = (*model, 1, rows_file, 0, 0, '', '', 0)
+            marks = ', '.join('?' * len(state))
+            db.execute(f'INSERT INTO state VALUES ({marks})', state)
+            db.commit()
         part.rename(path)
     except OSError:
         if not path.is_dir():  # else another process was faster
@@ -161,53 +154,3 @@ def make(path: Path, model: ModelID) -> None:
 def new_file(suffix: str) -> str:
     """Return a new, unique file name."""
     return f'{uuid.uuid4().hex}.{suffix}'
-
-
-def _fill(
-    folder: Path, model: ModelID, batches: Iterator[tuple[list[tuple], np.ndarray]]
-) -> None:
-    file, num_rows, width = new_file('rows'), 0, 0
-    folder.joinpath(file).touch()
-    with closing(sqlite3.connect(folder / NAMES)) as db:
-        db.executescript(TABLES)
-        for videos, rows in batches:
-            append(folder / file, 4 * rows.shape[1] * num_rows, rows.data)
-            db.executemany(
-                'INSERT INTO videos VALUES (?, ?, ?, ?)',
-                [(number, *video) for number, video in enumerate(videos, num_rows)],
-            )
-            num_rows, width = num_rows + len(rows), rows.shape[1]
-        state = (*model, 1, file, num_rows, width, '', '', 0)
-        db.execute(f'INSERT INTO state VALUES ({", ".join("?" * len(state))})', state)
-        db.commit()
-
-
-# --- The single file of older versions ----------------------------------------------
-
-
-def _open_old(path: Path) -> sqlite3.Connection:
-    with explain(path):
-        db = sqlite3.connect(f'file:{quote(str(path.absolute()))}?mode=ro', uri=True)
-        try:
-            _read_model(db)
-            db.execute('SELECT path, size, mtime_ns, embedding FROM videos LIMIT 0')
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
-
-
-def _read_model(old: sqlite3.Connection) -> ModelID:
-    row = old.execute('SELECT name, fingerprint FROM model').fetchone()
-    if row is None:
-        raise sqlite3.DatabaseError('it names no model')
-    return ModelID(*row)
-
-
-def _read_old(old: sqlite3.Connection) -> Iterator[tuple[list[tuple], np.ndarray]]:
-    cursor = old.execute(
-        'SELECT path, size, mtime_ns, embedding FROM videos ORDER BY id'
-    )
-    while found := cursor.fetchmany(BLOCK):
-        rows = np.frombuffer(b''.join(row[-1] for row in found), '<f4')
-        yield [row[:-1] for row in found], rows.reshape(len(found), -1)

@@ -46,8 +46,7 @@ class VideoIndex:
     their own.
 
     Args:
-        path: path of the folder. With ``model`` it is created if it does not exist, or
-            converted from the single file that older versions wrote.
+        path: path of the folder. With ``model`` it is created if it does not exist.
         model: the model that embeds; None to open an existing index.
 
     Raises:
