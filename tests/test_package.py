@@ -57,6 +57,7 @@ def test_wheel_works_from_elsewhere(tmp_path):
         metadata = archive.read(next(n for n in archive.namelist() if 'METADATA' in n))
         (scripts,) = (n for n in archive.namelist() if n.endswith('entry_points.txt'))
         assert b'mmstop = mmstop_cli:main' in archive.read(scripts)
+        assert 'mmstop_cli/search.py' in archive.namelist()
     assert not any(
         line.startswith('Requires-Dist: mmcv') and 'extra' not in line
         for line in metadata.decode().splitlines()
