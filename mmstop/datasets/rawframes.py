@@ -108,9 +108,6 @@ class CheckedRawframeDataset(CheckedDataset):
             )
         ]
 
-    def entry(self, info: dict) -> str:
-        return f'line {info["line"]}'
-
 
 def _has_number(template: str) -> bool:
     try:

@@ -2,7 +2,6 @@
 
 import threading
 import warnings
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,9 @@ class CheckedDataset(BaseActionDataset):
         self.timeout = timeout
         super().__init__(ann_file, max_refetch=max_refetch, **kwargs)
 
-    @abstractmethod
     def entry(self, info: dict) -> str:
         """Return the position of an item in the annotation file, for messages."""
+        return f'line {info["line"]}'
 
     def __getitem__(self, idx: int) -> dict:
         lost: dict[str, str] = {}  # by file, since a video may have several items
@@ -136,9 +135,6 @@ class CheckedVideoDataset(CheckedDataset):
                 self.ann_file, self.delimiter, self.multi_class, self.test_mode
             )
         ]
-
-    def entry(self, info: dict) -> str:
-        return f'line {info["line"]}'
 
 
 @DATASETS.register_module()
