@@ -20,10 +20,12 @@ from mmstop.towers import shared_prompts
 
 from .index import Hit, ModelID, VideoIndex
 from .model_loading import (
+    build_model,
     clip_config,
     config_name,
+    fill_in,
+    find_device,
     fingerprint,
-    load_model,
     reading_pipelines,
     test_pipeline,
     text_tower,
@@ -107,9 +109,11 @@ class VideoCLIP:
             self.name += f' with {checkpoint}'
         self.pipelines = reading_pipelines(cfg, decoder)
         self.decoder = decoder_of(test_pipeline(cfg), decoder)
-        self.model: Any = load_model(cfg, checkpoint, device)
+        self.device = find_device(device)
+        self.model: Any = build_model(cfg)
         self.text = text_tower(self.model)
-        self.device = next(self.model.parameters()).device
+        fill_in(self.model, checkpoint, cfg)
+        self.model.to(self.device).eval()
 
     @classmethod
     def from_config(

@@ -32,7 +32,7 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from reports import table
 
-from mmstop.datasets.videos import DECODERS, open_video
+from mmstop.datasets.loading import DECODERS, open_video
 from mmstop.engine.checks import check_config, load_config
 from mmstop.errors import ConfigError
 
