@@ -15,13 +15,12 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VideoVisualizationHook', enable=False),
+    model_info=dict(type='ModelInfoHook'),
+    reseed=dict(type='ReseedHook'),
+    finite=dict(type='FiniteHook', action='raise'),
+    bad_videos=dict(type='BadVideoHook', max_bad=0.01),
 )
-custom_hooks = [
-    dict(type='ModelInfoHook'),
-    dict(type='ReseedHook'),
-    dict(type='FiniteHook', action='raise'),
-    dict(type='BadVideoHook', max_bad=0.01),
-]
+custom_hooks = []
 
 randomness = dict(seed=0)
 env_cfg = dict(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
@@ -12,7 +11,7 @@ from mmstop.errors import ConfigError, typed
 from mmstop.models import CLIPRetriever
 from mmstop.registry import HOOKS
 
-from .hooks import unwrap
+from .hooks import find_parts, unwrap
 
 __all__ = ['CaptionCacheHook']
 
@@ -25,7 +24,7 @@ class CaptionCacheHook(Hook):
     tower in every step. Captions that a random transform such as ``MirrorCaption``
     changes are encoded in their batch, as all captions are without this hook::
 
-        custom_hooks = [*_base_.custom_hooks, dict(type='CaptionCacheHook')]
+        default_hooks = dict(captions=dict(type='CaptionCacheHook'))
 
     The features depend only on the order of the data set, not on the batches, so a
     resumed run has the same features as an uninterrupted one.
@@ -50,7 +49,7 @@ class CaptionCacheHook(Hook):
         if not isinstance(model, CLIPRetriever):
             raise ConfigError(
                 f'CaptionCacheHook is for CLIPRetriever, the model is a '
-                f'{type(model).__name__}; leave the hook out of custom_hooks'
+                f'{type(model).__name__}; leave the hook out'
             )
         tokens = _distinct_captions(runner.train_dataloader.dataset)
         n, L = tokens.shape
@@ -59,7 +58,7 @@ class CaptionCacheHook(Hook):
             raise ConfigError(
                 f'CaptionCacheHook: features of {n:,} captions take {size:,.3f} MB, '
                 f'max_mb={self.max_mb} allows less; raise max_mb, or leave the '
-                f'hook out of custom_hooks'
+                f'hook out'
             )
         model.keep_captions(tokens)
         runner.logger.info(f'{n:,} captions encoded once, {size:,.3f} MB')
@@ -67,7 +66,7 @@ class CaptionCacheHook(Hook):
 
 def _distinct_captions(dataset: Any) -> Tensor:
     """Tokenise the captions of a data set, (n, L), in the order of their first use."""
-    parts = _parts(dataset)
+    parts = find_parts(dataset)
     tokenizers = [_tokenizer(part) for part in parts]
     texts: dict[str, None] = {}
     for part in parts:
@@ -75,15 +74,6 @@ def _distinct_captions(dataset: Any) -> Tensor:
             text = part.get_data_info(i)['text']
             texts.update(dict.fromkeys([text] if isinstance(text, str) else text))
     return tokenizers[0]({'text': list(texts)})['text']
-
-
-def _parts(dataset: Any) -> list[Any]:
-    """Find the data sets inside MMEngine's wrappers."""
-    if isinstance(dataset, ConcatDataset):
-        return [part for inner in dataset.datasets for part in _parts(inner)]
-    if isinstance(dataset, (RepeatDataset, ClassBalancedDataset)):
-        return _parts(dataset.dataset)
-    return [dataset]
 
 
 def _tokenizer(dataset: Any) -> CaptionTokenize:
@@ -94,5 +84,5 @@ def _tokenizer(dataset: Any) -> CaptionTokenize:
     raise ConfigError(
         f'CaptionCacheHook: {type(dataset).__name__} has no CaptionTokenize in its '
         f'pipeline, so that its captions are not known before training; add it, or '
-        f'leave the hook out of custom_hooks'
+        f'leave the hook out'
     )

@@ -31,6 +31,7 @@ __all__ = [
     'ModelInfoHook',
     'ReseedHook',
     'TrainableCheckpointHook',
+    'find_parts',
     'seed_worker',
     'unwrap',
 ]
@@ -126,6 +127,14 @@ def refuse_untrained(model: nn.Module, config: str) -> None:
 def unwrap(model: Any) -> Any:
     """Return the model inside a distributed wrapper, or the model itself."""
     return model.module if is_model_wrapper(model) else model
+
+
+def find_parts(dataset: Any) -> list[Any]:
+    """List the data sets inside MMEngine's wrappers, or the data set itself."""
+    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if inside == [None]:
+        return [dataset]
+    return [part for inner in inside for part in find_parts(inner)]
 
 
 @HOOKS.register_module()
