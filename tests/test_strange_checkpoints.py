@@ -86,7 +86,6 @@ def test_resuming_removes_nothing_that_a_checkpoint_names(spoil, tmp_path):
         best_ckpt=str(victims[2]),
         last_ckpt=str(victims[1]),
         keep_ckpt_ids=['../../v1', '8/../../v2', 1],
-        awaits_validation=False,
     )
     path = spoil(lambda c: c['message_hub']['runtime_info'].update(info))
     for hook in (CheckpointHook, SafeCheckpointHook):

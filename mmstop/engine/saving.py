@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+from bisect import bisect
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Optional, Union
@@ -23,15 +24,11 @@ from mmengine.runner import (
 )
 
 from mmstop.compat.checkpoints import own_name
-from mmstop.errors import ConfigError
+from mmstop.errors import ConfigError, SaveError
 
 __all__ = ['SafeBackend', 'SafeCheckpointHook', 'SaveError', 'lock_folder']
 
 POINTER = 'last_checkpoint'
-
-
-class SaveError(OSError):
-    """A file could not be written; the previous one in its place is still there."""
 
 
 @register_backend('SafeBackend')
@@ -133,10 +130,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     A checkpoint is written next to its destination and renamed once it is durable. Then
     ``last_checkpoint`` is updated to point to it. Then whatever it replaces is removed:
-    an old checkpoint or the previous best one. The checkpoint is saved a second time
-    after its epoch's validation, which changes the best score and may change a
-    scheduler. A run killed between the two saves validates when it is resumed. This
-    applies to local folders; a remote store keeps MMEngine's order.
+    an old checkpoint or the previous best one. If a validation follows, which changes
+    the best score and may change a scheduler, the checkpoint is written after it; a run
+    killed before that repeats the epoch. This applies to local folders; a remote store
+    keeps MMEngine's order of writing and removing.
 
     A resumed run repeats an uninterrupted one bit for bit on one machine if training is
     epoch-based, every epoch is seeded (:class:`ReseedHook`) and checkpoints are saved
@@ -146,12 +143,12 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     file_backend: BaseStorageBackend
-    _unvalidated: Optional[int] = None  # the step of a checkpoint still to be validated
+    _is_due = False  # a checkpoint is to be saved after the validation that follows
     _progress: Optional[dict] = None  # how far training is, for the checkpoint at hand
     _lock: Optional[IO] = None
 
     def before_train(self, runner: Runner) -> None:
-        """Clean up after a killed run, and validate if it was killed before it could.
+        """Clean up after a killed run.
 
         Raises:
             ConfigError: another training is running in the same work directory.
@@ -165,18 +162,13 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='SafeBackend')
             if is_main_process():
                 self._clear_up(runner)
-        if self._owes_validation(runner):
-            self._unvalidated = self._step(runner)
-            runner.logger.info('Validating first: the run was stopped before it could')
-            runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Save the best checkpoint, and save again the one that was just validated."""
-        runner.message_hub.update_info('awaits_validation', False)
-        super().after_val_epoch(runner, metrics)  # saves again only after a new best
-        step = self._step(runner)
-        if self._unvalidated == step:
+        """Save the best checkpoint, and then the one that awaited this validation."""
+        super().after_val_epoch(runner, metrics)  # saves both after a new best
+        if self._is_due:
             meta = dict(epoch=runner.epoch, iter=runner.iter)
+            step = runner.epoch if self.by_epoch else runner.iter
             self._save_checkpoint_with_step(runner, step, meta)
 
     def after_train(self, runner: Runner) -> None:
@@ -187,9 +179,6 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Record the training progress; ``FlexibleRunner`` counts an epoch twice."""
         checkpoint.setdefault('meta', {}).update(self._progress or {})
-
-    def _step(self, runner: Runner) -> int:
-        return runner.epoch if self.by_epoch else runner.iter
 
     def _clear_up(self, runner: Runner) -> None:
         """Remove what the hook of the killed run would have removed."""
@@ -204,22 +193,25 @@ class SafeCheckpointHook(CheckpointHook):
                     self.file_backend.remove(part)
         self.file_backend.remove_outdated()
 
-    def _owes_validation(self, runner: Runner) -> bool:
-        """Tell whether the loop would have validated before continuing."""
+    def _is_validated(self, runner: Runner) -> bool:
+        """Tell whether the loop validates after the epoch or iteration that ends."""
         loop = runner.train_loop
         kind = EpochBasedTrainLoop if self.by_epoch else IterBasedTrainLoop
-        waits = runner.message_hub.get_info('awaits_validation', False)
-        if not waits or runner.val_loop is None or not isinstance(loop, kind):
+        if runner.val_loop is None or not isinstance(loop, kind):
             return False
-        loop._decide_current_val_interval()
-        step = self._step(runner)
-        is_last = step == (loop.max_epochs if self.by_epoch else loop.max_iters)
-        return step >= loop.val_begin and (step % loop.val_interval == 0 or is_last)
+        done, end = (
+            (loop.epoch + 1, loop.max_epochs)
+            if self.by_epoch
+            else (loop.iter + 1, loop.max_iters)
+        )
+        number = bisect(loop.dynamic_milestones, done + 1)
+        interval = loop.dynamic_intervals[number - 1]
+        return done >= loop.val_begin and (done % interval == 0 or done == end)
 
     def _save_checkpoint(self, runner: Runner) -> None:
-        runner.message_hub.update_info('awaits_validation', True)
-        super()._save_checkpoint(runner)
-        self._unvalidated = self._step(runner) + 1  # the loop counts after its hooks
+        self._is_due = self._is_validated(runner)
+        if not self._is_due:
+            super()._save_checkpoint(runner)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         self._progress = dict(epoch=runner.epoch, iter=runner.iter)
@@ -229,7 +221,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.remove_outdated()  # no other checkpoint records it
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        self._unvalidated, self._progress = None, dict(meta)
+        self._is_due, self._progress = False, dict(meta)
         self._save_as(runner, step, meta)
         self._progress = None
 
