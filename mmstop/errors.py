@@ -1,6 +1,7 @@
-"""Exceptions for invalid configs, annotations and videos, and type checks."""
+"""All exceptions of the package, and type checks for config values."""
 
 import inspect
+import pickle
 from ast import literal_eval
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,8 +11,10 @@ from typing import Any, Union, get_args, get_origin
 
 __all__ = [
     'AnnotationError',
+    'CheckpointError',
     'ConfigError',
     'MissingFileError',
+    'SaveError',
     'VideoError',
     'short',
     'typed',
@@ -32,6 +35,14 @@ class AnnotationError(ValueError):
 
 class VideoError(RuntimeError):
     """A video cannot be used; the message says which and why."""
+
+
+class CheckpointError(pickle.UnpicklingError):
+    """A checkpoint is damaged, or asks for more than tensors and plain values."""
+
+
+class SaveError(OSError):
+    """A file could not be written; the previous one in its place is still there."""
 
 
 def short(value: Any) -> str:

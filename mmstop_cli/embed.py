@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.dist import get_rank, init_dist
 
     from mmstop.apis import update_index
-    from mmstop.engine.ending import end_process_group
+    from mmstop.compat.distributed import end_process_group
 
     if 'RANK' in os.environ:  # set by torchrun; exchange names and embeddings
         init_dist('pytorch', backend='gloo', timeout=WEEK)

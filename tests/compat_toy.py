@@ -1,9 +1,9 @@
 """A toy to train in one process or, as a script, in every process torchrun starts."""
 
 import gc
-import importlib.util
 import os
 import sys
+import types
 import uuid
 from pathlib import Path
 from typing import Optional
@@ -110,9 +110,10 @@ def writes_metrics(folder: Path, rank: int) -> bool:
 
 def main(compat_file: str, work_dir: str) -> None:
     """Train with the mends alone: all of mmstop takes longer to import than to use."""
-    spec = importlib.util.spec_from_file_location('compat', compat_file)
-    compat = sys.modules['compat'] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(compat)
+    mmstop = sys.modules['mmstop'] = types.ModuleType('mmstop')
+    mmstop.__path__ = [str(Path(compat_file).parents[1])]
+    from mmstop import compat
+
     compat.apply()
     runner = train(Path(work_dir), 4, launcher='pytorch', env_cfg={})  # asks for nccl
     assert torch.distributed.get_backend() == 'gloo'

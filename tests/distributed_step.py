@@ -13,7 +13,7 @@ from mmengine.model import MMDistributedDataParallel
 from tiny import TEXT, VIT, still, wild
 from torch import Tensor
 
-from mmstop.engine.ending import end_process_group
+from mmstop.compat.distributed import end_process_group
 from mmstop.registry import MODELS
 
 CASES = list(

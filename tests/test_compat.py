@@ -68,10 +68,11 @@ print(json.dumps(found))
 
 # MMAction2 whole, with the mends and nothing else of mmstop.
 MMACTION = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location('compat', sys.argv[1])
-compat = sys.modules['compat'] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compat)
+import sys, types
+from pathlib import Path
+mmstop = sys.modules['mmstop'] = types.ModuleType('mmstop')
+mmstop.__path__ = [str(Path(sys.argv[1]).parents[1])]
+from mmstop import compat
 compat.apply()
 assert 'mmaction.models' not in sys.modules, 'the mends are to stay light'
 import mmaction.datasets, mmaction.models

@@ -14,10 +14,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (patches dependencies and registers modules)
+from mmstop.compat.distributed import end_process_group
 from mmstop.datasets import VideoError
 from mmstop.datasets.data_workers import plain_worker_errors
 from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.ending import end_process_group
 from mmstop.engine.options import KeyValues
 from mmstop.engine.saving import SaveError
 

@@ -1,5 +1,6 @@
-"""Patches for MMEngine in several processes: CPU support, and one metrics file."""
+"""Patches for MMEngine in several processes: on a CPU, for metrics, and at the end."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from torch import distributed as torch_dist
 
 from .wrapping import wrap
 
-__all__ = ['launch_on_cpu', 'wrap_on_cpu', 'write_metrics_once']
+__all__ = ['end_process_group', 'launch_on_cpu', 'wrap_on_cpu', 'write_metrics_once']
 
 
 def launch_on_cpu() -> None:
@@ -75,3 +76,23 @@ def write_metrics_once() -> None:
 def _dump(original: Callable, *args: Any, **kwargs: Any) -> None:
     if dist_utils.is_main_process():
         original(*args, **kwargs)
+
+
+def end_process_group() -> None:
+    """End the process group and its threads, if any, before the process ends.
+
+    Call this after a successful run, once no variable refers to the runner or the model
+    any more. Their reference cycles keep DDP's reducer alive, and the reducer keeps the
+    group alive. So the group survives ``destroy_process_group`` until the cycles are
+    collected.
+
+    Without this call, some runs fail with "terminate called without an active
+    exception": a rank that had finished gets a SIGABRT, and torchrun kills the others.
+    The cause is a gloo thread that frees the tensors of the last collective, for which
+    it needs the GIL. Before Python 3.14, a thread that requests the GIL while the
+    interpreter shuts down is unwound. Where it may not be unwound, C++ terminates the
+    process.
+    """
+    if dist_utils.is_distributed():
+        gc.collect()
+        torch_dist.destroy_process_group()

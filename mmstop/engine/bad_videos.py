@@ -4,8 +4,7 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmstop.datasets import VideoError
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, VideoError, typed
 from mmstop.registry import HOOKS
 
 __all__ = ['BadVideoHook']
