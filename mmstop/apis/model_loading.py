@@ -19,12 +19,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmstop.engine.fitting import (
-    UNKNOWN,
-    find_misfits,
-    lacks_identity,
-    refuse_bad_numbers,
-)
+from mmstop.engine.fitting import check_fit, refuse_bad_numbers
 from mmstop.engine.hooks import refuse_untrained
 from mmstop.errors import ConfigError
 from mmstop.towers import Tower
@@ -177,15 +172,10 @@ def fill_in(
         return
     path = os.fspath(checkpoint)
     loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
-    refuse_bad_numbers(model, loaded, f'checkpoint {path}')
-    if _is_strict(cfg) and (misfits := find_misfits(model, loaded, cfg)):
-        raise ConfigError(
-            f'checkpoint {path} does not fit the model of {config_name(cfg)}: {misfits}'
-            f'. Use the config that it was trained with, or, to load what fits, '
-            f'default_hooks.checkpoint.strict=False'
-        )
-    if _is_strict(cfg) and lacks_identity(loaded):
-        warnings.warn(f'checkpoint {path} {UNKNOWN}', stacklevel=2)
+    name = f'checkpoint {path}'
+    refuse_bad_numbers(model, loaded, name)
+    if _is_strict(cfg) and (warning := check_fit(model, loaded, cfg, name)):
+        warnings.warn(warning, stacklevel=2)
     state = loaded.get('state_dict', loaded)
     state = {name.removeprefix('module.'): value for name, value in state.items()}
     model.load_state_dict(state, strict=False)

@@ -15,34 +15,52 @@ from mmstop.errors import ConfigError
 from mmstop.models import CLIPTextHead
 
 __all__ = [
-    'UNKNOWN',
+    'check_fit',
     'find_misfits',
-    'lacks_identity',
     'list_classes',
     'name_optimizers',
     'refuse_bad_numbers',
     'refuse_other_run',
 ]
 
-UNKNOWN = (
-    'does not say over which CLIP and with which arguments its model was trained, so '
-    'that other ones go unseen; what is saved from it will say so'
-)
+
+def check_fit(model: nn.Module, checkpoint: dict, cfg: Any, name: str) -> str:
+    """Refuse a checkpoint of another model.
+
+    Args:
+        cfg: the config that the model was built from.
+        name: what to call the checkpoint.
+
+    Returns:
+        A warning if the checkpoint does not say all about its model; '' if it does.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    if found := find_misfits(model, checkpoint, cfg):
+        config = getattr(cfg, 'filename', None) or 'this config'
+        raise ConfigError(
+            f'{name} does not fit the model of {config}: {found}. Use the config that '
+            f'it was trained with, or, to load what fits, '
+            f'default_hooks.checkpoint.strict=False'
+        )
+    if 'frozen' in (checkpoint.get('meta') or {}):
+        return ''
+    return (
+        f'{name} does not say over which CLIP and with which arguments its model was '
+        f'trained, so that other ones go unseen; what is saved from it will say so'
+    )
 
 
 def find_misfits(model: nn.Module, checkpoint: dict, cfg: Any) -> str:
     """Describe how a checkpoint and a model differ; '' if they do not.
 
     Frozen parameters may be missing, since the towers load them.
-
-    Args:
-        cfg: the config that the model was built from.
     """
     given = {name: tuple(v.shape) for name, v in _tensors(checkpoint).items()}
-    meta = _meta(checkpoint)
-    classes, before = list_classes(model), meta['classes']
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    classes, before = list_classes(model), _note(checkpoint, 'classes')
     faults = {
         'lacks trained parameters': [name for name in trained if name not in given],
         'has parameters that the model does not': sorted(given.keys() - own.keys()),
@@ -55,19 +73,16 @@ def find_misfits(model: nn.Module, checkpoint: dict, cfg: Any) -> str:
             f'{len(before[head])} in {head} ({before[head]}) instead of '
             f'{len(classes[head])} ({classes[head]})'
             for head in classes
-            if before.get(head, classes[head]) != classes[head]
+            if isinstance(before.get(head), list) and before[head] != classes[head]
         ],
         'was trained over another CLIP': compare_frozen(
-            model, meta['frozen'], {*given}
+            model, _note(checkpoint, 'frozen'), {*given}
         ),
-        'was trained with other arguments': compare_arguments(cfg, meta['model']),
+        'was trained with other arguments': compare_arguments(
+            cfg, _note(checkpoint, 'model')
+        ),
     }
     return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
-
-
-def lacks_identity(checkpoint: dict) -> bool:
-    """Tell whether a checkpoint is too old to know its model, or not from mmstop."""
-    return 'frozen' not in (checkpoint.get('meta') or {})
 
 
 def list_classes(model: nn.Module) -> dict[str, list[str]]:
@@ -85,20 +100,10 @@ def _tensors(checkpoint: dict, entry: str = 'state_dict') -> dict[str, torch.Ten
     }
 
 
-def _meta(checkpoint: dict) -> dict[str, dict]:
-    """Return what mmstop stored in a checkpoint; empty if it is not in our format."""
-    meta = checkpoint.get('meta') or {}
-    found = {name: meta.get(name) for name in ('classes', 'frozen', 'model')}
-    dicts: dict[str, dict] = {
-        name: value if isinstance(value, dict) else {} for name, value in found.items()
-    }
-    for head, names in list(dicts['classes'].items()):
-        if not isinstance(names, list) or not all(type(n) is str for n in names):
-            del dicts['classes'][head]
-    for tower, noted in list(dicts['frozen'].items()):
-        if not isinstance(noted, dict) or not {'weights', 'sha256'} <= noted.keys():
-            del dicts['frozen'][tower]
-    return dicts
+def _note(checkpoint: dict, name: str) -> dict[str, Any]:
+    """Return a note of mmstop in a checkpoint; empty if it is not in our format."""
+    note = (checkpoint.get('meta') or {}).get(name)
+    return note if isinstance(note, dict) else {}
 
 
 # --- Numbers --------------------------------------------------------------------------
@@ -175,11 +180,10 @@ def refuse_other_run(runner: Runner, checkpoint: dict, name: str) -> None:
 
 def _find_state_faults(checkpoint: dict) -> Iterator[str]:
     meta, hub = (checkpoint.get(name) or {} for name in ('meta', 'message_hub'))
-    for key in ('epoch', 'iter'):
-        if type(meta.get(key)) is not int or meta[key] < 0:
-            yield f'its meta has {key}={meta.get(key)!r:.40}, expected a number'
-    if not isinstance(meta.get('seed'), (int, type(None))):
-        yield f'its meta has seed={meta["seed"]!r:.40}, expected a number'
+    for key in ('epoch', 'iter', 'seed'):
+        value = meta.get(key)
+        if not (type(value) is int and value >= 0 or (key, value) == ('seed', None)):
+            yield f'its meta has {key}={value!r:.40}, expected a number'
     for key in ('log_scalars', 'runtime_info', 'resumed_keys'):
         if not isinstance(hub.get(key), dict):
             yield f'its message_hub has no {key}'
@@ -206,8 +210,7 @@ def _find_optimizer_faults(runner: Runner, checkpoint: dict) -> Iterator[str]:
         return
     saved, own = checkpoint['optimizer'], _optimizers(runner)
     saved = saved if isinstance(saved, dict) else {}
-    noted = (checkpoint.get('meta') or {}).get('optimizers')
-    noted = noted if isinstance(noted, dict) else {}
+    noted = _note(checkpoint, 'optimizers')
     if own and '' not in own and saved.keys() != own.keys():
         yield f'it holds the optimizers {[*saved]}, this config has {[*own]}'
         return

@@ -13,9 +13,7 @@ from torch import nn
 
 from mmstop.engine.agreement import check_towers
 from mmstop.engine.fitting import (
-    UNKNOWN,
-    find_misfits,
-    lacks_identity,
+    check_fit,
     list_classes,
     name_optimizers,
     refuse_bad_numbers,
@@ -96,16 +94,8 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         if runner._resume:
             refuse_other_run(runner, checkpoint, name)
         self._left_out = None
-        if not self.strict:
-            return
-        if found := find_misfits(model, checkpoint, runner.cfg):
-            raise ConfigError(
-                f'{name} does not fit the model of this config: {found}. Use the '
-                f'config that it was trained with, or, to start from what fits, '
-                f'default_hooks.checkpoint.strict=False'
-            )
-        if lacks_identity(checkpoint):
-            runner.logger.warning(f'{name} {UNKNOWN}')
+        if self.strict and (warning := check_fit(model, checkpoint, runner.cfg, name)):
+            runner.logger.warning(warning)
 
 
 def refuse_untrained(model: nn.Module, config: str) -> None:

@@ -7,9 +7,10 @@ of what it leaves out and all arguments of its model, including default values.
 
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator
 from reprlib import repr
-from typing import Any, NamedTuple
+from typing import Any, Union
 
 import open_clip
 from mmengine.registry import MODELS, DefaultScope
@@ -45,9 +46,8 @@ def left_out(model: nn.Module) -> dict[str, list[str]]:
     return {
         prefix: [
             name
-            for name, parameter in tower.named_parameters()
-            if not parameter.requires_grad
-            and checksum(parameter) == tower.brought[name]
+            for name, parameter in _frozen(tower)
+            if checksum(parameter) == tower.brought[name]
         ]
         for prefix, tower in _towers(model).items()
     }
@@ -69,28 +69,27 @@ def compare_frozen(model: nn.Module, stored: dict, given: set[str]) -> list[str]
         stored: the result of :func:`digest_frozen`.
         given: names of all parameters that the checkpoint holds.
     """
-    towers = _towers(model)
     missing = {
-        prefix: [
-            name
-            for name, parameter in tower.named_parameters()
-            if not parameter.requires_grad and f'{prefix}.{name}' not in given
-        ]
-        for prefix, tower in towers.items()
-        if prefix in stored
+        prefix: [name for name, _ in _frozen(tower) if f'{prefix}.{name}' not in given]
+        for prefix, tower in _towers(model).items()
+        if isinstance(stored.get(prefix), dict)
     }
     return [
-        f'{prefix} of weights={stored[prefix]["weights"]!r:.200} (sha256 '
-        f'{stored[prefix]["sha256"]!s:.12}) instead of weights={own["weights"]!r} '
+        f'{prefix} of weights={stored[prefix].get("weights")!r:.200} (sha256 '
+        f'{stored[prefix].get("sha256")!s:.12}) instead of weights={own["weights"]!r} '
         f'({own["sha256"]:.12})'
         for prefix, own in digest_frozen(model, missing).items()
-        if own['sha256'] != stored[prefix]['sha256']
+        if own['sha256'] != stored[prefix].get('sha256')
     ]
 
 
 def _towers(model: nn.Module) -> dict[str, CLIPTower]:
     modules = model.named_modules()
     return {prefix: m for prefix, m in modules if isinstance(m, CLIPTower)}
+
+
+def _frozen(tower: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(n, p) for n, p in tower.named_parameters() if not p.requires_grad]
 
 
 def _digest(tower: nn.Module, names: list[str]) -> str:
@@ -106,16 +105,9 @@ def _digest(tower: nn.Module, names: list[str]) -> str:
 # --- The arguments --------------------------------------------------------------------
 
 
-class Argument(NamedTuple):
-    """A value in the config of a model."""
-
-    value: Any  # plain data
-    is_default: bool  # equal to the default of its class
-
-
 def describe_arguments(cfg: Any) -> dict[str, Any]:
     """Return all arguments in ``cfg.model`` that may affect outputs: path -> value."""
-    return {path: argument.value for path, argument in _arguments(cfg).items()}
+    return {path: value for path, value, _ in _arguments(cfg)}
 
 
 def compare_arguments(cfg: Any, stored: dict[str, Any]) -> list[str]:
@@ -125,74 +117,62 @@ def compare_arguments(cfg: Any, stored: dict[str, Any]) -> list[str]:
     backbone can be reused in a retriever. An argument that is missing in the checkpoint
     counts as its default.
     """
-    own = _arguments(cfg)
-    here = {path: argument.value for path, argument in own.items()}
-    kinds, before = _kinds(here), _kinds(stored)
-    if not kinds:  # the model was not built from a config
-        return []
-    same = {part for part in kinds if kinds[part] == before.get(part)}
+    arguments = _arguments(cfg)
+    own = {path: value for path, value, _ in arguments}
+    defaults = {path for path, _, is_default in arguments if is_default}
+    paths = own.keys() | stored.keys()
     differing = []
-    for path in sorted(here.keys() | stored.keys()):
-        if _owner(path, {*kinds, *before}) in same:
-            if path not in stored:
-                differs = not own[path].is_default
-            else:
-                differs = path not in here or here[path] != stored[path]
-        else:  # a different class: one fault for a part, none for the whole
-            part = path.removesuffix('type').removesuffix('.')
-            is_type = part in kinds and part in before and path.endswith('type')
-            differs = is_type and '' in same
-        if differs:
-            values = [
-                repr(values[path]) if path in values else 'not there'
-                for values in (stored, here)
-            ]
-            differing.append(f'{path}={values[0]} instead of {values[1]}')
+    for path in sorted(paths - {'type'}):
+        cls = _class_path(path, paths)
+        if cls not in own or own[cls] != stored.get(cls):
+            continue  # the class itself is compared as an argument of what holds it
+        if path not in stored and path in defaults:
+            continue
+        before, now = (
+            repr(values[path]) if path in values else 'not there'
+            for values in (stored, own)
+        )
+        if path not in stored or path not in own or stored[path] != own[path]:
+            differing.append(f'{path}={before} instead of {now}')
     return differing
 
 
-def _kinds(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the classes of the parts, by path; '' is the model."""
-    return {
-        path.removesuffix('type').removesuffix('.'): value
-        for path, value in arguments.items()
-        if path == 'type' or path.endswith('.type')
-    }
-
-
-def _owner(path: str, parts: set[str]) -> str:
-    """Return the innermost part that an argument belongs to."""
+def _class_path(path: str, paths: set[str]) -> str:
+    """Return the path of the class whose argument this is; a class belongs outside."""
+    path = path.removesuffix('.type')
     while '.' in path:
         path = path.rpartition('.')[0]
-        if path in parts:
-            return path
-    return ''
+        if f'{path}.type' in paths:
+            return f'{path}.type'
+    return 'type'
 
 
-def _arguments(cfg: Any) -> dict[str, Argument]:
+def _arguments(cfg: Any) -> list[tuple[str, Any, bool]]:
+    """List path, value as plain data, and whether the class has it as its default."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmaction'):
-        return dict(_flatten(cfg.get('model') or {}, ''))
+        return [*_flatten(cfg.get('model') or {}, '')]
 
 
-def _flatten(node: Any, path: str) -> Iterator[tuple[str, Argument]]:
-    cls = _find_class(node) if isinstance(node, dict) and 'type' in node else None
-    defaults = _defaults(cls) if cls is not None else {}
-    inside: dict[Any, Any] = {**defaults}
-    inside.update(node if isinstance(node, dict) else enumerate(node))
-    for key, value in inside.items():
+def _flatten(node: Union[dict, list], path: str) -> Iterator[tuple[str, Any, bool]]:
+    items = dict(node if isinstance(node, dict) else enumerate(node))
+    cls = items.get('type')
+    if isinstance(cls, str):
+        with MODELS.switch_scope_and_registry(items.get('_scope_')) as registry:
+            cls = registry.get(cls) or cls
+    defaults = _defaults(cls)
+    for key, value in {**defaults, **items}.items():
         place = f'{path}.{key}' if path else str(key)
         if key in NEUTRAL:
             continue
-        if key == 'type':
-            yield place, Argument(getattr(cls, '__name__', str(value)), False)
-            continue
         if key == 'arch' and isinstance(cls, type) and issubclass(cls, CLIPTower):
             value = open_clip.get_model_config(resolve_arch(value))
-        if _holds_parts(value):
+        if key == 'type':
+            yield place, getattr(cls, '__name__', str(cls)), False
+        elif _holds_parts(value):
             yield from _flatten(value, place)
         else:
             is_default = key in defaults and _plain(defaults[key]) == _plain(value)
-            yield place, Argument(_plain(value), is_default)
+            yield place, _plain(value), is_default
 
 
 def _holds_parts(value: Any) -> bool:
@@ -201,21 +181,13 @@ def _holds_parts(value: Any) -> bool:
     return isinstance(value, dict) and bool(value)
 
 
-def _find_class(node: dict) -> Any:
-    if not isinstance(node['type'], str):
-        return node['type']
-    with MODELS.switch_scope_and_registry(node.get('_scope_')) as registry:
-        return registry.get(node['type'])
-
-
 def _defaults(cls: Any) -> dict[str, Any]:
     """Return the defaults of a constructor and of those it passes ``**kwargs`` to."""
     defaults: dict[str, Any] = {}
-    for owner in inspect.getmro(cls) if inspect.isclass(cls) else [cls]:
-        init = vars(owner).get('__init__') if inspect.isclass(owner) else owner
-        if owner is nn.Module or init is None:
+    for owner in cls.__mro__ if isinstance(cls, type) else []:
+        if '__init__' not in vars(owner) or owner in (nn.Module, object):
             continue
-        parameters = inspect.signature(init).parameters.values()
+        parameters = inspect.signature(owner).parameters.values()
         for p in parameters:
             if p.default is not p.empty:
                 defaults.setdefault(p.name, p.default)
@@ -226,10 +198,8 @@ def _defaults(cls: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Convert a value to a form that a checkpoint may hold."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return getattr(value, '__qualname__', type(value).__qualname__)
+
+    def name(other: Any) -> str:
+        return getattr(other, '__qualname__', type(other).__qualname__)
+
+    return json.loads(json.dumps(value, default=name))
