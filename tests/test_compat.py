@@ -454,8 +454,8 @@ def test_a_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls: list = []
     monkeypatch.setattr(distributed, 'get_device', lambda: 'cuda')
-    distributed._init_dist_pytorch(seen, 'nccl', timeout=1)
-    distributed._init_ddp(seen, 'self', module='model', device_ids=[0])
+    distributed.launch_on_cpu(seen, 'nccl', timeout=1)
+    distributed.wrap_on_cpu(seen, 'self', module='model', device_ids=[0])
     assert calls == [
         (('nccl',), {'init_backend': 'torch', 'timeout': 1}),
         (('self',), {'module': 'model', 'device_ids': [0]}),

@@ -14,10 +14,10 @@ package requires ``setuptools<82`` instead.
 
 import functools
 
-from . import checkpoints, distributed, mmaction2, numpy2
+from . import checkpoints, distributed, mmaction2, numpy2, wrapping
 from .reader import CheckpointError, read_structure
 
-__all__ = ['CheckpointError', 'apply', 'read_structure']
+__all__ = ['CheckpointError', 'apply', 'distributed', 'read_structure']
 
 
 @functools.cache
@@ -26,11 +26,5 @@ def apply() -> None:
     mmaction2.find_missing_drn()
     mmaction2.skip_vindlu()
     checkpoints.read_as_data()
-    checkpoints.run_no_stored_config()
-    checkpoints.find_beside_pointer()
-    checkpoints.keep_to_own_folder()
-    checkpoints.save_default_statistics()
-    distributed.launch_on_cpu()
-    distributed.wrap_on_cpu()
-    distributed.write_metrics_once()
+    wrapping.apply()
     numpy2.apply()

@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from string import Formatter
 from types import ModuleType
 from typing import Any, Optional
 from urllib.parse import urlparse
@@ -18,7 +17,7 @@ from mmengine.runner import Runner, _flexible_runner, checkpoint, runner
 
 from .allowed import STATISTICS
 from .reader import read
-from .wrapping import wrap
+from .wrapping import patches
 
 __all__ = [
     'find_beside_pointer',
@@ -52,16 +51,17 @@ def read_as_data() -> None:
     Delete when MMEngine passes ``weights_only=True`` with its own allow-list.
     """
     checkpoint.torch = Torch('torch')
-    wrap(checkpoint, 'load_url', _load_url)
 
 
-def _load_url(
+@patches('load_url', checkpoint)
+def read_url_as_data(
     original: Callable,
     url: str,
     model_dir: Optional[str] = None,
     map_location: Any = None,
     progress: bool = True,
 ) -> Any:
+    """Do for URLs what :func:`read_as_data` does for files."""
     folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
     path = folder / Path(urlparse(url).path).name
     if not path.exists():
@@ -70,7 +70,10 @@ def _load_url(
     return read(path, map_location)
 
 
-def run_no_stored_config() -> None:
+@patches('_init_model', BaseInferencer)
+def run_no_stored_config(
+    original: Callable, self: Any, cfg: Any, weights: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Keep inferencers from running the config stored in a checkpoint as code.
 
     Symptom: ``ActionRecogInferencer(None, weights=path)`` runs the text stored in
@@ -78,12 +81,6 @@ def run_no_stored_config() -> None:
     Versions: every known mmengine.
     Delete when MMEngine reads a stored config without running it.
     """
-    wrap(BaseInferencer, '_init_model', _init_model)
-
-
-def _init_model(
-    original: Callable, self: Any, cfg: Any, weights: Any, *args: Any, **kwargs: Any
-) -> Any:
     if not cfg:
         raise ValueError(
             f'{type(self).__name__} got weights={str(weights)!r} and no config: the '
@@ -92,7 +89,8 @@ def _init_model(
     return original(self, cfg, weights, *args, **kwargs)
 
 
-def find_beside_pointer() -> None:
+@patches('find_latest_checkpoint', checkpoint, runners, runner, _flexible_runner)
+def find_beside_pointer(original: Callable, path: str) -> Optional[str]:
     """Let ``last_checkpoint`` point to the file of that name in its own folder.
 
     Symptom: a moved work directory is not resumed, and a copied one resumes from the
@@ -100,18 +98,14 @@ def find_beside_pointer() -> None:
     Versions: every known mmengine.
     Delete when ``find_latest_checkpoint`` looks in its own folder first.
     """
-    for module in (checkpoint, runners, runner, _flexible_runner):
-        wrap(module, 'find_latest_checkpoint', _find_latest_checkpoint)
-
-
-def _find_latest_checkpoint(original: Callable, path: str) -> Optional[str]:
     stored = original(path)
     name = Path(stored or '').name
     beside = os.path.join(path, name)
     return beside if name and os.path.exists(beside) else stored
 
 
-def keep_to_own_folder() -> None:
+@patches('before_train', CheckpointHook)
+def keep_to_own_folder(original: Callable, hook: Any, runner: Runner) -> None:
     """Let a resumed run delete only files that it could have written itself.
 
     Symptom: the paths and numbers of ``best_ckpt`` and ``keep_ckpt_ids`` come from the
@@ -120,67 +114,41 @@ def keep_to_own_folder() -> None:
     Versions: every known mmengine.
     Delete when ``CheckpointHook`` looks for these names in its own folder.
     """
-    wrap(CheckpointHook, 'before_train', _before_train)
-
-
-def _before_train(original: Callable, hook: Any, runner: Runner) -> None:
     info = runner.message_hub.runtime_info
-    steps = info.get('keep_ckpt_ids', [])
-    steps = steps if isinstance(steps, list) else []
     if 'keep_ckpt_ids' in info:
+        steps = info['keep_ckpt_ids']
+        steps = steps if isinstance(steps, list) else []
         info['keep_ckpt_ids'] = [s for s in steps if type(s) is int and s >= 0]
     original(hook, runner)
-    if name := own_name(hook, info.get('last_ckpt')):
-        info['last_ckpt'] = hook.file_backend.join_path(hook.out_dir, name)
-    else:
-        info.pop('last_ckpt', None)
-    if hook.save_best is None:
-        return
-    many = len(hook.key_indicators) > 1
-    for key in hook.key_indicators:
-        suffix = f'_{key}' if many else ''
-        path = _find_best(hook, runner, suffix)
-        if many:
-            hook.best_ckpt_path_dict[key] = path
-        else:
-            hook.best_ckpt_path = path
-
-
-def _find_best(hook: Any, runner: Runner, suffix: str) -> Optional[str]:
-    """Find the best checkpoint so far; forget the score if its file is missing."""
-    info = runner.message_hub.runtime_info
-    stored = info.get(f'best_ckpt{suffix}')
-    name = own_name(hook, stored)
-    path = hook.file_backend.join_path(hook.out_dir, name or '')
-    if name and hook.file_backend.exists(path):
-        info[f'best_ckpt{suffix}'] = path
-        return path
-    if stored is not None:
-        runner.logger.warning(
-            f'the best checkpoint so far, {str(stored)[:200]!r}, is not in '
-            f'{hook.out_dir}; the search for the best score starts again'
-        )
-    for key in (f'best_ckpt{suffix}', f'best_score{suffix}'):
-        info.pop(key, None)
-    return None
+    for key in [k for k in info if k == 'last_ckpt' or k.startswith('best_ckpt')]:
+        name = own_name(hook, info[key])
+        path = hook.file_backend.join_path(hook.out_dir, name or '')
+        if name and hook.file_backend.exists(path):
+            info[key] = path
+            continue
+        stored = str(info.pop(key))
+        if key != 'last_ckpt':
+            info.pop(key.replace('best_ckpt', 'best_score', 1), None)
+            runner.logger.warning(
+                f'the best checkpoint so far, {stored[:200]!r}, is not in '
+                f'{hook.out_dir}; the search for the best score starts again'
+            )
+    if hook.save_best and len(hook.key_indicators) == 1:
+        hook.best_ckpt_path = info.get('best_ckpt')
+    elif hook.save_best:
+        paths = {key: info.get(f'best_ckpt_{key}') for key in hook.key_indicators}
+        hook.best_ckpt_path_dict.update(paths)
 
 
 def own_name(hook: Any, path: Any) -> Optional[str]:
     """Return the file name in a path if this hook gives such names, else None."""
     name = re.split(r'[/\\]', path)[-1] if isinstance(path, str) else ''
-    parts = Formatter().parse(hook.filename_tmpl)
-    step = ''.join(
-        re.escape(text) + ('' if field is None else r'\d+') for text, field, *_ in parts
-    )
-    keys = '|'.join(
-        '.+' if key == 'auto' else re.escape(key.replace('/', '_'))
-        for key in (hook.key_indicators if hook.save_best else [])
-    )
-    best = f'(best_({keys})_)?' if keys else ''
-    return name if re.fullmatch(best + step, name) else None
+    step = re.sub(r'\\\{.*?\\\}', r'\\d+', re.escape(hook.filename_tmpl))
+    return name if re.fullmatch(rf'(best_.+_)?{step}', name) else None
 
 
-def save_default_statistics() -> None:
+@patches('__getstate__', HistoryBuffer)
+def save_default_statistics(original: Callable, buffer: HistoryBuffer) -> dict:
     """Save the loss history without user-registered statistics.
 
     Symptom: after ``HistoryBuffer.register_statistics`` every checkpoint names that
@@ -190,9 +158,5 @@ def save_default_statistics() -> None:
     Versions: every known mmengine.
     Delete when ``HistoryBuffer`` leaves them out.
     """
-    wrap(HistoryBuffer, '__getstate__', _get_state)
-
-
-def _get_state(original: Callable, buffer: HistoryBuffer) -> dict:
     statistics = {name: getattr(HistoryBuffer, name) for name in STATISTICS}
     return {**vars(buffer), 'statistics_methods': statistics}

@@ -12,12 +12,15 @@ from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel
 from torch import distributed as torch_dist
 
-from .wrapping import wrap
+from .wrapping import patches
 
 __all__ = ['end_process_group', 'launch_on_cpu', 'wrap_on_cpu', 'write_metrics_once']
 
 
-def launch_on_cpu() -> None:
+@patches('_init_dist_pytorch', dist_utils)
+def launch_on_cpu(
+    original: Callable, backend: str, init_backend: str = 'torch', **kwargs: Any
+) -> None:
     """Let ``--launcher pytorch`` start on a machine without a GPU.
 
     Symptom: ``RuntimeError: Found no NVIDIA driver`` (``AssertionError: Torch not
@@ -25,12 +28,6 @@ def launch_on_cpu() -> None:
     Versions: every known mmengine, 0.11.0rc0 included.
     Delete when ``mmengine.dist.init_dist('pytorch', 'gloo')`` passes on a CPU.
     """
-    wrap(dist_utils, '_init_dist_pytorch', _init_dist_pytorch)
-
-
-def _init_dist_pytorch(
-    original: Callable, backend: str, init_backend: str = 'torch', **kwargs: Any
-) -> None:
     if get_device() != 'cpu' or init_backend != 'torch':
         return original(backend, init_backend=init_backend, **kwargs)
     is_nccl = backend == 'nccl'
@@ -44,7 +41,8 @@ def _init_dist_pytorch(
         )
 
 
-def wrap_on_cpu() -> None:
+@patches('__init__', MMDistributedDataParallel)
+def wrap_on_cpu(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
     """Let MMEngine wrap a model for data-parallel training on the CPU.
 
     Symptom: ``ValueError: DistributedDataParallel device_ids and output_device
@@ -53,16 +51,13 @@ def wrap_on_cpu() -> None:
     Versions: every known mmengine, 0.11.0rc0 included.
     Delete when ``Runner.wrap_model`` passes ``device_ids=None`` on a CPU.
     """
-    wrap(MMDistributedDataParallel, '__init__', _init_ddp)
-
-
-def _init_ddp(original: Callable, self: Any, *args: Any, **kwargs: Any) -> None:
     if get_device() == 'cpu':
         kwargs['device_ids'] = None
     original(self, *args, **kwargs)
 
 
-def write_metrics_once() -> None:
+@patches('dump', logger_hook)
+def write_metrics_once(original: Callable, *args: Any, **kwargs: Any) -> None:
     """Let only the main process write the metrics of a test.
 
     Symptom: occasionally ``work_dir/TIME/TIME.json`` holds ``{"acc/top1": 0.4}2}``,
@@ -70,10 +65,6 @@ def write_metrics_once() -> None:
     Versions: every known mmengine.
     Delete when ``LoggerHook.after_test_epoch`` checks the rank.
     """
-    wrap(logger_hook, 'dump', _dump)
-
-
-def _dump(original: Callable, *args: Any, **kwargs: Any) -> None:
     if dist_utils.is_main_process():
         original(*args, **kwargs)
 

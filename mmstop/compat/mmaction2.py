@@ -1,14 +1,13 @@
 """Patches for MMAction2 1.2.0: a missing subpackage, and newer transformers."""
 
 import sys
-from collections.abc import Sequence
 from importlib import metadata
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 
+from mmengine.registry import MODELS
 from mmengine.utils import digit_version
 
 __all__ = ['find_missing_drn', 'skip_vindlu']
@@ -24,37 +23,22 @@ class DRN:
         )
 
 
-class DRNFinder(MetaPathFinder, Loader):
-    """Provide ``mmaction.models.localizers.drn`` if no other finder does."""
-
-    package = 'mmaction.models.localizers.drn'
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Optional[Sequence[str]],
-        target: Optional[ModuleType] = None,
-    ) -> Optional[ModuleSpec]:
-        if fullname not in (self.package, f'{self.package}.drn'):
-            return None
-        return spec_from_loader(fullname, self, is_package=fullname == self.package)
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__name__ != self.package:
-            from mmaction.registry import MODELS  # the importing module has loaded it
-
-            module.DRN = MODELS.register_module(module=DRN)  # type: ignore[attr-defined]
-
-
 def find_missing_drn() -> None:
     """Let ``import mmaction.models`` succeed without its DRN localizer.
 
     Symptom: ``ModuleNotFoundError: No module named 'mmaction.models.localizers.drn'``.
-    Versions: mmaction2 1.2.0 from PyPI. Its source checkout has the directory, and
-    since this finder comes last, a real module always wins.
+    Versions: mmaction2 1.2.0 from PyPI; its source checkout has the directory.
     Delete when a release of mmaction2 contains ``models/localizers/drn``.
     """
-    sys.meta_path.append(DRNFinder())
+    spec = find_spec('mmaction')
+    localizers = Path((spec and spec.origin) or '').parent / 'models' / 'localizers'
+    if not localizers.is_dir() or (localizers / 'drn').is_dir():
+        return
+    for name in ('drn', 'drn.drn'):
+        module: Any = ModuleType(f'mmaction.models.localizers.{name}')
+        module.DRN = DRN
+        sys.modules[module.__name__] = module
+    MODELS.register_module(module=DRN)
 
 
 def skip_vindlu() -> None:
@@ -68,11 +52,8 @@ def skip_vindlu() -> None:
     """
     try:
         found = metadata.version('transformers')
-    except metadata.PackageNotFoundError:
-        return
-    if digit_version(found) < digit_version('4.56'):
-        return
-    try:
+        if digit_version(found) < digit_version('4.56'):
+            return
         import mmaction
         from mmaction.utils import dependency
     except ImportError:  # importing MMAction2 itself will report what is missing

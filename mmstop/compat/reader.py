@@ -10,26 +10,21 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from importlib.util import module_from_spec
+from pathlib import Path
 from types import FunctionType, SimpleNamespace
-from typing import IO, Any, Optional, Union
+from typing import IO, Any
 
 import torch
 from torch import _weights_only_unpickler, serialization
 
+from mmstop.errors import CheckpointError
+
 from .allowed import ALLOWED, torch_names
 
 __all__ = ['CheckpointError', 'read', 'read_structure']
-
-Source = Union[str, os.PathLike, IO[bytes]]
-
-
-class CheckpointError(pickle.UnpicklingError):
-    """A checkpoint is damaged, or asks for more than tensors and plain values."""
-
 
 RESAVE = (
     'A checkpoint is read as tensors and plain values and nothing in it is run; save '
@@ -39,7 +34,11 @@ RENEW = 'Expected a whole file as torch.save writes it; copy, download or save i
 ZIP, PICKLE = b'PK', b'\x80'  # first bytes of torch.save's new and old file formats
 
 
-def read(source: Source, map_location: Any = None, mmap: bool = False) -> Any:
+def read(
+    source: Any,
+    map_location: Any = None,
+    mmap: bool = False,
+) -> Any:
     """Read a checkpoint, using no more memory than the size of the file.
 
     ``meta['config']`` is removed, since MMEngine would run its text when it resumes.
@@ -51,16 +50,22 @@ def read(source: Source, map_location: Any = None, mmap: bool = False) -> Any:
     Raises:
         CheckpointError: the file is damaged, or holds more than data.
     """
-    try:
-        content = _load(source, map_location, mmap)
-    except Exception as error:
-        complaint = _explain(source, error)
-        if complaint is None:
+    is_path = isinstance(source, (str, os.PathLike))
+    opened: Any = Path(source).open('rb') if is_path else nullcontext(source)
+    with opened as file:
+        try:
+            limit = _check_file(file)
+            file.seek(0)
+            content = _load(source, limit, map_location, mmap)
+        except (OSError, MemoryError):
             raise
-    else:
-        complaint = _check_entries(content)
-    if complaint is not None:
-        is_path = isinstance(source, (str, os.PathLike))
+        except Exception as error:
+            if re.search('deserialize object|restore data location', str(error)):
+                raise  # for example, a missing GPU
+            complaint = _explain(file, error)
+        else:
+            complaint = _check_entries(content)
+    if complaint:
         raise CheckpointError(f'{source if is_path else "checkpoint"} {complaint}')
     return content
 
@@ -75,10 +80,26 @@ def read_structure(path: str) -> Any:
     return read(path, map_location='meta' if skips else 'cpu', mmap=skips)
 
 
-def _check_entries(content: Any) -> Optional[str]:
-    """Describe the first checkpoint entry of a wrong type; None if all are right."""
+def _check_file(file: IO[bytes]) -> int:
+    """Return the size of a file; reject an archive that would unpack to more."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(4) == b'PK\3\4':
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+        if any(r.filename.endswith('/constants.pkl') for r in records):
+            raise pickle.UnpicklingError('it is a TorchScript archive')
+        # If the first record is not at the start, a second list of records could hide
+        # before it.
+        if sum(r.file_size for r in records) > size or records[0].header_offset:
+            raise pickle.UnpicklingError('it unpacks to more than its size')
+    return size
+
+
+def _check_entries(content: Any) -> str:
+    """Describe the first checkpoint entry of a wrong type; '' if all are right."""
     if not isinstance(content, dict):
-        return None
+        return ''
     for name in ('state_dict', 'ema_state_dict', 'meta', 'message_hub'):
         entry = content.get(name, {})
         if entry is None and name != 'state_dict':
@@ -89,7 +110,7 @@ def _check_entries(content: Any) -> Optional[str]:
         if not isinstance(getattr(entry, '_metadata', {}), dict):
             return f'holds a {name} whose _metadata is not a dict. {RENEW}'
     (content.get('meta') or {}).pop('config', None)
-    return None
+    return ''
 
 
 # -- torch's reader, with a separate allow-list ----------------------------------------
@@ -103,50 +124,29 @@ def _copy_unpickler() -> Any:
     others = _weights_only_unpickler._get_user_allowed_globals
     copy._get_allowed_globals = cache(torch_names)
     copy._get_user_allowed_globals = lambda: {**others(), **ALLOWED}
-    return copy
+    return copy.Unpickler
 
 
-def _make_unpickler(limit: int) -> type:
-    """Make an unpickler class for a file of ``limit`` bytes."""
+def _load(source: Any, limit: int, map_location: Any, mmap: bool) -> Any:
+    """Call ``torch.load`` with our unpickler instead of torch's.
 
-    base: Any = _copy_unpickler().Unpickler
+    Args:
+        limit: size of the file in bytes, which its tensors may not exceed.
+    """
+    base: Any = _copy_unpickler()
 
     class Unpickler(base):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self._sizes: dict[Any, int] = {}
+        persistent_load: Any
 
-        @property
-        def persistent_load(self) -> Callable:
-            return self._load_storage
-
-        @persistent_load.setter
-        def persistent_load(self, load: Callable) -> None:
-            self._load = load
-
-        def _load_storage(self, pid: Any) -> Any:
-            _, kind, key, _, count, *_ = pid
-            self._sizes[key] = max(0, count) * torch._utils._element_size(kind.dtype)
-            if count < 0 or sum(self._sizes.values()) > limit:
-                raise pickle.UnpicklingError('its tensors are larger than the file')
-            return self._load(pid)
-
-    return Unpickler
-
-
-def _load(source: Any, map_location: Any, mmap: bool) -> Any:
-    """Call ``torch.load`` with our unpickler instead of torch's."""
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, 'rb') as file:
-            limit = _check_archive(file)
-    else:
-        limit = _check_archive(source)
-    unpickler = _make_unpickler(limit)
+        def load(self) -> Any:
+            if hasattr(self, 'persistent_load'):
+                self.persistent_load = _limited(self.persistent_load, limit)
+            return super().load()
 
     def load(file: IO[bytes], encoding: str = 'ASCII') -> Any:
-        return unpickler(file, encoding=encoding).load()
+        return Unpickler(file, encoding=encoding).load()
 
-    reader = SimpleNamespace(Unpickler=unpickler, load=load)
+    reader = SimpleNamespace(Unpickler=Unpickler, load=load)
     names = {**vars(serialization), '_weights_only_unpickler': reader}
     for name in ('load', '_load', '_legacy_load'):
         function = getattr(serialization, name)
@@ -156,63 +156,48 @@ def _load(source: Any, map_location: Any, mmap: bool) -> Any:
     return names['load'](source, map_location, weights_only=True, mmap=mmap)
 
 
-def _check_archive(file: IO[bytes]) -> int:
-    """Return the size of a file; reject an archive that would unpack to more."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if file.read(4) == b'PK\3\4':
-        with zipfile.ZipFile(file) as archive:
-            records = archive.infolist()
-        if any(r.filename.endswith('/constants.pkl') for r in records):
-            raise pickle.UnpicklingError('it is a TorchScript archive')
-        # If the first record is not at the start, a second list of records could hide
-        # before it.
-        if sum(r.file_size for r in records) > size or records[0].header_offset:
-            raise pickle.UnpicklingError('it unpacks to more than its size')
-    file.seek(0)
-    return size
+def _limited(load_storage: Any, limit: int) -> Any:
+    """Let a function that loads a file's storages load ``limit`` bytes at most."""
+    sizes: dict[Any, int] = {}
+
+    def load(pid: Any) -> Any:
+        _, kind, key, _, count, *_ = pid
+        sizes[key] = max(0, count) * torch._utils._element_size(kind.dtype)
+        if count < 0 or sum(sizes.values()) > limit:
+            raise pickle.UnpicklingError('its tensors are larger than the file')
+        return load_storage(pid)
+
+    return load
 
 
 # -- What is wrong with a file ---------------------------------------------------------
 
 
-def _explain(source: Any, error: Exception) -> Optional[str]:
-    """Describe what is wrong with a file and the remedy; None if the file is fine."""
-    if not isinstance(source, (str, os.PathLike)):
-        source.seek(0)
-        head, path = source.read(64), ''
-    elif not os.path.isfile(source):
-        return None
-    else:
-        path = os.fspath(source)
-        with open(path, 'rb') as file:
-            head = file.read(64)
-    try:
-        _load(source, 'cpu', False)
-        return None  # for example, a missing GPU
-    except Exception as again:
-        error = again
-
+def _explain(file: IO[bytes], error: Exception) -> str:
+    """Describe what is wrong with a file, and the remedy."""
+    file.seek(0)
+    head = file.read(64)
     reason = (str(error) or type(error).__name__).split('WeightsUnpickler error: ')[-1]
+    if not head:
+        return f'is empty. {RENEW}'
     if isinstance(error, pickle.UnpicklingError):
         names = re.findall(r'GLOBAL (.+?) (?:was|is|whose) ', reason)
-        if names := names or _imports(path):
+        if names := names or _imports(file):
             return f'asks for {", ".join(names)}. {RESAVE}'
     if re.search(r'TorchScript archive|legacy \.tar', reason):
         return f'is a TorchScript archive or a tar file. {RESAVE}'
-    if not head:
-        return f'is empty. {RENEW}'
-    if not head.startswith((ZIP, PICKLE)) and not path.endswith('.safetensors'):
+    if not head.startswith((ZIP, PICKLE)):
         line = head.decode('latin-1').strip().split('\n')[0]
         return f'is not a checkpoint, it starts with {line!r}. {RENEW}'
     return f'cannot be read: {reason.strip().splitlines()[0]}. {RENEW}'
 
 
-def _imports(path: str) -> list[str]:
+def _imports(file: IO[bytes]) -> list[str]:
     """List the imports in a plain pickle's opcodes; torch cannot read protocol 4."""
+    file.seek(0)
     names: list[str] = []
     strings: list[str] = []
-    with suppress(OSError, ValueError), open(path, 'rb') as file:
+    with suppress(ValueError):
         for op, arg, _ in pickletools.genops(file):
             if op.name in ('GLOBAL', 'INST'):
                 names.append(str(arg).replace(' ', '.'))
