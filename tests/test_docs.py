@@ -160,8 +160,8 @@ def test_site_fetches_nothing(site):
 
 def test_links_out_of_docs_work_in_the_site(site):
     page = site / 'reliability' / 'index.html'
-    (link,) = re.findall(r'href="([^"]+ending\.py)"', page.read_text())
-    source = ROOT / 'mmstop' / 'engine' / 'ending.py'
+    (link,) = re.findall(r'href="([^"]+distributed\.py)"', page.read_text())
+    source = ROOT / 'mmstop' / 'compat' / 'distributed.py'
     assert (page.parent / link).read_text() == source.read_text()
     readme = (site / 'repository' / 'index.html').read_text()
     assert 'href="../own_videos/"' in readme

@@ -12,9 +12,11 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import Runner
 from poison import BANK, ChangeLog
 from tiny_run import ROOT, run, write_tiny_retrieval, write_tiny_run
+from torch.nn.utils import get_total_norm
 
 from mmstop.compat.reader import read
 from mmstop.engine import FiniteHook
+from mmstop.engine.finite import FiniteOptimWrapper
 
 ALL, NOTHING = {'weights', 'optimizer', 'average'}, set()
 VIDEO = r'\S*/videos/[ab]/(red|green|blue)\.mp4'
@@ -252,7 +254,8 @@ def test_several_optimizers_are_watched_apart(calls, finite, message, tmp_path):
         ),
         train_cfg=dict(by_epoch=True, max_epochs=1),
         optim_wrapper=OptimWrapperDict(**wrappers),
-        custom_hooks=[dict(type='FiniteHook', **finite)],
+        default_hooks=dict(finite=dict(type='FiniteHook')),
+        custom_hooks=[dict(type='FiniteHook', **finite)],  # the last one decides
         experiment_name=str(tmp_path),
     )
     if message is None:
@@ -261,6 +264,29 @@ def test_several_optimizers_are_watched_apart(calls, finite, message, tmp_path):
         return
     with pytest.raises(FloatingPointError, match=message):
         runner.train()
+
+
+def test_clipping_uses_the_norm_of_the_decision(monkeypatch):
+    norms = []
+
+    def measure(*args):
+        norms.append(get_total_norm(*args))
+        return norms[-1]
+
+    monkeypatch.setattr('mmstop.engine.finite.get_total_norm', measure)
+    monkeypatch.delattr(OptimWrapper, '_clip_grad')  # which computes one of its own
+    part, hook = torch.nn.Linear(2, 1), FiniteHook()
+    hook.runner = None
+    optimizer = torch.optim.SGD(part.parameters(), lr=1)
+    wrapper = OptimWrapper(optimizer, clip_grad=dict(max_norm=0.1))
+    FiniteOptimWrapper.watch(wrapper, hook)
+    before = torch.nn.utils.parameters_to_vector(part.parameters())
+    wrapper.update_params(part(torch.tensor([3.0, 4.0])).sum())
+    change = before - torch.nn.utils.parameters_to_vector(part.parameters())
+    assert change.norm().item() == pytest.approx(0.1, rel=1e-4)
+    assert len(norms) == 1
+    logged = wrapper.message_hub.get_scalar('train/grad_norm').current()
+    assert logged == pytest.approx(26**0.5)
 
 
 def test_arguments():

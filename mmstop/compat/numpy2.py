@@ -25,7 +25,9 @@ def old_names(module: ModuleType) -> None:
     Symptom: ``AttributeError: `np.Inf` was removed in the NumPy 2.0 release`` (also
     ``np.NAN``), ``module 'numpy' has no attribute 'in1d'`` (``trapz``): in the pose
     transforms, ``frame_extract``, ``RetrievalRecall`` of both packages, AVA's
-    average precision and ``average_recall_at_avg_proposals``.
+    average precision and ``average_recall_at_avg_proposals``. Also, after a failed
+    ``ImgAug(...)`` (imgaug needs numpy 1), ``np.bool`` is Python's bool in the whole
+    process, and ``np.testing.assert_allclose`` raises ``AttributeError``.
     Versions: numpy >= 2.0 (2.4 for ``in1d`` and ``trapz``) with mmaction2 <= 1.2.0 and
     mmpretrain <= 1.2.0.
     Delete when the modules in ``PATCHES`` no longer use these names.
@@ -40,19 +42,6 @@ def old_names(module: ModuleType) -> None:
     vars(own).update({k: v for k, v in names.items() if not hasattr(np, k)})
     vars(own)['__getattr__'] = lambda name: getattr(np, name)
     vars(module)['np'] = own
-
-
-def shield_numpy(module: ModuleType) -> None:
-    """Let ``ImgAug`` set ``np.bool = bool`` in its own numpy namespace.
-
-    Symptom: after ``ImgAug(...)``, which fails since imgaug needs numpy 1, ``np.bool``
-    is Python's bool in the whole process, and ``np.testing.assert_allclose`` raises
-    ``AttributeError: 'bool' object has no attribute 'any'``.
-    Versions: numpy >= 2.0 with mmaction2 <= 1.2.0; with numpy 1 imgaug needs the name.
-    Delete when ``mmaction.datasets.transforms.wrappers`` leaves numpy alone.
-    """
-    if hasattr(np, 'bool'):
-        old_names(module)
 
 
 def whole_numbers(module: ModuleType) -> None:
@@ -70,8 +59,7 @@ def turn_hue(module: ModuleType) -> None:
     """Let ``ColorJitter`` shift the hue by negative amounts.
 
     Symptom: ``OverflowError: Python integer -21 out of bounds for uint8`` for about
-    half of the draws. The patch also keeps large shifts from overflowing uint8, which
-    gives a wrong hue on every numpy.
+    half of the draws, and a wrong hue for large shifts, which overflow uint8.
     Versions: numpy >= 2.0 with mmaction2 <= 1.2.0.
     Delete when ``ColorJitter.adjust_hue`` adds in a wider type.
     """
@@ -90,7 +78,7 @@ def turn_hue(module: ModuleType) -> None:
 PATCHES: dict[str, Callable[[Any], None]] = {
     'mmaction.datasets.transforms.pose_transforms': old_names,
     'mmaction.datasets.transforms.processing': turn_hue,
-    'mmaction.datasets.transforms.wrappers': shield_numpy,
+    'mmaction.datasets.transforms.wrappers': old_names,
     'mmaction.evaluation.functional.accuracy': old_names,
     'mmaction.evaluation.functional.ava_evaluation.metrics': old_names,
     'mmaction.evaluation.functional.multisports_utils': whole_numbers,
@@ -125,7 +113,8 @@ class PatchingFinder(MetaPathFinder):
 
 def apply() -> None:
     """Patch modules imported so far and later; a second call does nothing."""
-    if any(isinstance(finder, PatchingFinder) for finder in sys.meta_path):
+    is_old = np.lib.NumpyVersion(np.__version__) < '2.0.0'
+    if is_old or any(isinstance(finder, PatchingFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, PatchingFinder())
     for name, patch in PATCHES.items():

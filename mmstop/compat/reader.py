@@ -34,11 +34,7 @@ RENEW = 'Expected a whole file as torch.save writes it; copy, download or save i
 ZIP, PICKLE = b'PK', b'\x80'  # first bytes of torch.save's new and old file formats
 
 
-def read(
-    source: Any,
-    map_location: Any = None,
-    mmap: bool = False,
-) -> Any:
+def read(source: Any, map_location: Any = None, mmap: bool = False) -> Any:
     """Read a checkpoint, using no more memory than the size of the file.
 
     ``meta['config']`` is removed, since MMEngine would run its text when it resumes.

@@ -1,7 +1,8 @@
 """Stop at, or skip, a training step whose numbers are NaN or infinite."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
@@ -208,28 +209,20 @@ class FiniteOptimWrapper(OptimWrapper):
 # --- What the error says --------------------------------------------------------------
 
 
-class Record(NamedTuple):
-    """What the error says about a batch; created only if there is an error."""
-
-    names: list[str]
-    faulty: list[str]  # those whose inputs are not finite
-    loss: float
-
-
 def _when(runner: Runner) -> str:
     return f'epoch {runner.epoch + 1}, iteration {runner.iter + 1}'
 
 
 def _describe(runner: Runner, seen: Sequence[tuple[Any, Tensor]]) -> str:
     """Say what is not finite, and which videos in which process may be the cause."""
-    records = [Record(*_name_videos(batch), loss.item()) for batch, loss in seen]
-    records = [r for of_rank in all_gather_object(records) for r in of_rank]
-    if faulty := [name for r in records for name in r.faulty]:
+    records = [(*_name_videos(batch), loss.item()) for batch, loss in seen]
+    records = [record for of_rank in all_gather_object(records) for record in of_rank]
+    if faulty := [name for _, faulty, _ in records for name in faulty]:
         return f'the inputs are not finite in {", ".join(faulty)}'
-    lost = [r for r in records if not torch.tensor(r.loss).isfinite()]
-    names = ', '.join(name for r in lost or records for name in r.names)
+    lost = [record for record in records if not math.isfinite(record[2])]
+    names = ', '.join(name for names, _, _ in lost or records for name in names)
     if lost:
-        return f'the loss is {lost[0].loss} on the batch of {names}'
+        return f'the loss is {lost[0][2]} on the batch of {names}'
     grads = [
         name
         for name, p in runner.model.named_parameters()
