@@ -28,7 +28,7 @@ class KeyValues(argparse.Action):
         values: Any,
         option_string: Optional[str] = None,
     ) -> None:
-        from mmstop.engine.options import KeyValues
+        from mmstop.config import KeyValues
 
         pairs = KeyValues(self.option_strings, self.dest, nargs='+')
         pairs(parser, namespace, values, option_string)
@@ -120,7 +120,8 @@ def read_config(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: one of them is invalid.
     """
-    from mmstop.engine.checks import check_config, load_config
+    from mmstop.config import load_config
+    from mmstop.config_check import check_config
 
     cfg = load_config(args.config, args.cfg_options)
     cfg.load_from = args.checkpoint

@@ -19,7 +19,7 @@ from tiny_run import COLOURS, ROOT, write_tiny_retrieval, write_tiny_run
 
 from mmstop.apis import VideoCLIP, list_videos
 from mmstop.apis.video_reading import absolute
-from mmstop.engine.checks import ConfigError
+from mmstop.errors import ConfigError
 from mmstop.models import CLIPTextHead
 
 from mmaction.apis import (  # isort: skip

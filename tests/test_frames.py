@@ -17,9 +17,11 @@ from mmengine.registry import DefaultScope
 from numbered_videos import Video, decode, paint, read, remux, write
 from tiny_run import ROOT
 
+from mmstop.config import load_config
+from mmstop.config_check import check_config
 from mmstop.datasets import CheckedDecordInit, VideoError, VideoFile, packets
 from mmstop.datasets.packets import Kind
-from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.errors import ConfigError
 
 B = {'preset': 'veryfast', 'bf': '3', 'b_adapt': '0', 'sc_threshold': '0', 'g': '24'}
 OPEN = {'preset': 'ultrafast', 'x265-params': 'keyint=24:bframes=4:log-level=none'}

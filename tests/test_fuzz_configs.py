@@ -24,7 +24,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from tiny_run import tiny_config
 
-from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.config import load_config
+from mmstop.config_check import check_config
+from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
 
 FOLDER = tempfile.TemporaryDirectory()

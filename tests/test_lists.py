@@ -8,8 +8,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from tiny_run import tiny_config, write_tiny_retrieval, write_tiny_run
 
+from mmstop.config import load_config
+from mmstop.config_check import check_config
 from mmstop.datasets import AnnotationError, load_labels
-from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.errors import ConfigError
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import sys
 import pytest
 from tiny_run import ROOT
 
-from mmstop.engine.checks import ConfigError, load_config
+from mmstop.config import load_config
+from mmstop.errors import ConfigError
 from mmstop.registry import HOOKS
 
 SSV2 = ROOT / 'configs' / 'stop_ssv2.py'

@@ -14,9 +14,10 @@ from mmengine.runner import Runner
 from tiny_run import COLOURS, ROOT, tiny_config, write_tiny_retrieval
 from torch.utils.data import DataLoader
 
+from mmstop.config import load_config, use_rawframes
+from mmstop.config_check import check_config
 from mmstop.datasets import AnnotationError, VideoError, load_frame_labels
-from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.rawframes import use_rawframes
+from mmstop.errors import ConfigError
 
 TOTAL = 9  # frames of a folder
 

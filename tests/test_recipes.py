@@ -18,7 +18,8 @@ from test_tools import assert_same, test, train
 from tiny_run import log_little
 
 from mmstop.compat.reader import read
-from mmstop.engine.checks import check_config, load_config
+from mmstop.config import load_config
+from mmstop.config_check import check_config
 
 PAGE = (ROOT / 'docs' / 'recipes.md').read_text()
 TITLES = re.findall(r'^## (.*)$', PAGE, re.M)

@@ -9,9 +9,10 @@ from mmengine.config import Config
 from tiny import TEXT, VIT
 from tiny_run import ROOT, tiny_config
 
+from mmstop.config import load_config, output_size
+from mmstop.config_check import check_config
 from mmstop.engine import ModelInfoHook
-from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.pipelines import output_size
+from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
 
 SSV2 = str(ROOT / 'configs' / 'stop_ssv2.py')
@@ -182,12 +183,6 @@ def test_frames_of_another_size_are_refused(split):
                              else (336, 336)})  # fmt: skip
     with pytest.raises(ConfigError, match=message):
         check_config(cfg, [])
-
-
-def test_a_crop_that_is_larger_than_the_frames_is_refused():
-    message = 'CenterCrop cuts 336 x 336 pixels of frames whose short side is 256; let'
-    with pytest.raises(ConfigError, match=message):
-        read(SSV2, test_dataloader__dataset__pipeline__4__crop_size=336)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import load
+from mmengine.model import BaseModule
 from PIL import Image
 from tiny_run import ROOT, run, tiny_config, write_tiny_run
 
 from mmstop.compat.reader import read
-from mmstop.engine.arguments import accepted_arguments
-from mmstop.engine.checks import ConfigError, check_config, load_config
+from mmstop.config import load_config
+from mmstop.config_check import check_config
+from mmstop.config_parts import Part, accepted_arguments
+from mmstop.errors import ConfigError
 
 
 def load_tool(name: str) -> ModuleType:
@@ -253,19 +256,19 @@ TRAIN_ERRORS = {
     ),
     'option_through_a_number': (
         ['--cfg-options', f'{LR}.value=1'],
-        'optim_wrapper.optimizer.lr is 0.001 and has no keys',
+        r'lr.value: lr=.* lr is a dict in the child config but is of type .*float',
     ),
     'option_in_a_list': (
         ['--cfg-options', 'param_scheduler.3.T_max=1'],
-        r'param_scheduler is a list of 1; .* from 0 to 0, not .3.',
+        'param_scheduler.3.T_max: Index 3 exceeds the length of list',
     ),
     'option_for_an_item': (
         ['--cfg-options', 'model.cls_head.classes.0=pink'],
-        'cannot replace one item of a list; set model.cls_head.classes to the whole',
+        'model.cls_head.classes.0: .*or a whole list',
     ),
     'option_below_a_value': (
         ['--cfg-options', f'{WEIGHTS}.type=x'],
-        'model.backbone.clip.weights is None and has no keys',
+        'weights is a dict in the child config but is of type .*NoneType',
     ),
     'option_for_a_dict': (
         ['--cfg-options', 'train_dataloader=5'],
@@ -394,20 +397,12 @@ def test_helper_variable_is_no_option(tmp_path):
     path.write_text(
         "clip_vit = dict(type='CLIPViT', arch='ViT-B-32', weights='openai')\n"
         "model = dict(type='Recognizer3D', backbone=clip_vit)\n"
+        'frames = 6\n'
     )
-    message = 'clip_vit is a helper variable.*; set model.backbone.weights instead'
-    with pytest.raises(ConfigError, match=message):
-        load_config(str(path), {'clip_vit.weights': 'other.pt'})
-    path.write_text(
-        'num_frames = 6\n'
-        "flip = dict(type='Flip', flip_label_map={2: num_frames})\n"
-        "sample = dict(type='UniformSample', clip_len=num_frames)\n"
-        'train_dataloader = dict(dataset=dict(pipeline=[sample, flip]))\n'
-    )
-    path.write_text(path.read_text().replace('num_frames', 'frames'))
-    message = 'set train_dataloader.dataset.pipeline.0.clip_len instead'
-    with pytest.raises(ConfigError, match=message):
-        load_config(str(path), {'frames': 8})
+    for option in ('clip_vit.weights', 'frames'):
+        message = 'is a helper variable.*; set the keys that were made from it instead'
+        with pytest.raises(ConfigError, match=message):
+            load_config(str(path), {option: 'other'})
 
 
 def test_missing_config(capsys):
@@ -472,22 +467,55 @@ class Base:
 
 class HandsOn(Base):
     def __init__(self, c, **kwargs):
-        kwargs.pop('d', None)
         super().__init__(a=1, **kwargs)
 
 
-class Keeps(Base):
+class Pops(HandsOn):
+    def __init__(self, **kwargs):
+        kwargs.pop('d', None)
+        super().__init__(**kwargs)
+
+
+class Keeps(torch.nn.Module):
     def __init__(self, c, **kwargs):
-        super().__init__(1)
+        super().__init__()
+        self.rest = kwargs
+
+
+class General(BaseModule):
+    def __init__(self, c, **kwargs):
+        super().__init__()
         self.rest = kwargs
 
 
 def test_accepted_arguments():
     assert accepted_arguments(Base) == {'a', 'b'}
-    assert accepted_arguments(HandsOn) == {'b', 'c', 'd'}
-    assert accepted_arguments(Keeps) is None
+    assert accepted_arguments(HandsOn) == {'a', 'b', 'c'}
+    for kind in (Pops, Keeps, General):
+        assert accepted_arguments(kind) is None
     assert accepted_arguments(lambda x, y=1: None) == {'x', 'y'}
     assert 'momentum' in accepted_arguments(torch.optim.SGD)
+
+
+def test_valid_arguments_are_accepted():
+    """Those that a class takes from ``**kwargs`` without naming them."""
+    for kind, arguments in (
+        ('STGCN', {'graph_cfg', 'gcn_adaptive', 'tcn_type'}),
+        ('ResNet3dSlowOnly', {'depth', 'lateral', 'norm_eval', 'init_cfg'}),
+        ('TSNHead', {'num_classes', 'in_channels', 'topk', 'loss_cls'}),
+        ('TimeSformer', {'num_frames', 'img_size'}),
+        ('ZeroRedundancyOptimizer', {'optimizer_type', 'lr', 'weight_decay'}),
+        ('CheckpointHook', {'interval', 'save_optimizer', 'priority'}),
+        ('PoseDataset', {'ann_file', 'split', 'valid_ratio'}),
+    ):
+        names = Part('', dict(type=kind), 'mmaction').arguments()
+        assert names is None or arguments <= names, kind
+    for kind, mistyped in (
+        ('SampleFrames', 'frame_intervall'),
+        ('CLIPTextHead', 'num_classes'),
+        ('TrainableCheckpointHook', 'intervall'),
+    ):
+        assert mistyped not in Part('', dict(type=kind), 'mmaction').arguments()
 
 
 # --- Launchers ----------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tiny import VIT, wild
 from tiny_run import COLOURS, write_tiny_retrieval, write_tiny_run
 
 from mmstop.compat import reader
-from mmstop.engine.checks import ConfigError
+from mmstop.errors import ConfigError
 from mmstop.registry import HOOKS, MODELS
 from mmstop.visualization import (
     TracedVideo,

@@ -15,11 +15,12 @@ from mmengine.runner import Runner
 
 import mmstop  # noqa: F401  (patches dependencies and registers modules)
 from mmstop.compat.distributed import end_process_group
+from mmstop.config import KeyValues, load_config
+from mmstop.config_check import check_config
 from mmstop.datasets import VideoError
 from mmstop.datasets.data_workers import plain_worker_errors
-from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.options import KeyValues
 from mmstop.engine.saving import SaveError
+from mmstop.errors import ConfigError
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:

@@ -14,8 +14,9 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
 from mmstop.classes import TEMPLATE, load_classes, write_sentences
+from mmstop.config import load_config
+from mmstop.config_check import check_config
 from mmstop.datasets import CaptionTokenize
-from mmstop.engine.checks import check_config, load_config
 from mmstop.towers import shared_prompts
 
 from .index import Hit, ModelID, VideoIndex

@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmstop.engine.agreement import check_towers
+from mmstop.config_check import check_towers
 from mmstop.engine.fitting import (
     check_fit,
     list_classes,

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmstop.engine.checks import check_config, load_config
+from mmstop.config import load_config
+from mmstop.config_check import check_config
 from mmstop.errors import ConfigError
 from mmstop.methods import STOPCLIPViT
 from mmstop.registry import MODELS

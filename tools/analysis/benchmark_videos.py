@@ -32,8 +32,9 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from reports import table
 
+from mmstop.config import load_config
+from mmstop.config_check import check_config
 from mmstop.datasets.loading import DECODERS, open_video
-from mmstop.engine.checks import check_config, load_config
 from mmstop.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,8 +26,8 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 from mmaction.evaluation import ConfusionMatrix  # isort: skip
 
 from mmstop.classes import load_classes
-from mmstop.engine.checks import ConfigError, load_config
-from mmstop.engine.options import KeyValues
+from mmstop.config import KeyValues, load_config
+from mmstop.errors import ConfigError
 
 FEW = 20  # up to this many classes, there is room for numbers
 ROOMY, NARROW = 0.5, 0.16  # inches per class, for few and for many

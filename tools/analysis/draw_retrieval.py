@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 from mmstop.apis.model_loading import load_model
-from mmstop.engine.checks import load_config
+from mmstop.config import load_config
 from mmstop.visualization import Found, Query, plot_rankings
 
 NUM_FRAMES = 4  # frames of a video in the picture

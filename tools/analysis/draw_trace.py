@@ -19,7 +19,7 @@ import mmstop  # noqa: F401  patches and registers before MMAction2 is imported
 from mmaction.registry import DATASETS  # isort: skip
 
 from mmstop.apis.model_loading import load_model
-from mmstop.engine.checks import load_config
+from mmstop.config import load_config
 from mmstop.visualization import plot_overview, plot_trace, to_image, trace_dataset
 
 

@@ -22,8 +22,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, DefaultScope
 from torch import nn
 
-from mmstop.engine.checks import ConfigError, check_config, load_config
-from mmstop.engine.options import KeyValues
+from mmstop.config import KeyValues, load_config
+from mmstop.config_check import check_config
+from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
 from mmstop.towers.weights import build_clip
 

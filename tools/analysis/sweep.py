@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from reports import draw_runs, table
 from variants import Variant, add_run_arguments, measure_all
 
-from mmstop.engine.checks import load_config
+from mmstop.config import load_config
 from mmstop.errors import ConfigError
 
 Results = dict[str, dict[str, list[float]]]  # option -> value -> one result per seed

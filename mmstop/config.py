@@ -1,0 +1,372 @@
+"""Read a config and change it as the command line says.
+
+Some settings are in several places: both towers hold the architecture and the weights
+of CLIP; the pipelines of training, validation and testing all hold the number of
+frames. ``num_frames=8`` on the command line changes all of these pipelines. So does a
+line ``num_frames = 8`` in a config that inherits the pipelines, which MMEngine alone
+would leave unchanged.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Optional, Union
+
+import open_clip
+from mmengine.config import Config, DictAction
+
+from mmstop.config_parts import (
+    RESERVED,
+    RUNNER_KEYS,
+    SPLITS,
+    Part,
+    pipelines,
+    suggest,
+    towers,
+    walk,
+)
+from mmstop.datasets.listing import VIDEOS
+from mmstop.errors import ConfigError, short
+from mmstop.towers.weights import resolve_arch
+
+__all__ = [
+    'SETTINGS',
+    'KeyValues',
+    'change_setting',
+    'datasets',
+    'image_size',
+    'load_config',
+    'output_size',
+    'use_rawframes',
+]
+
+SCALARS = (str, int, float)  # not a dict; not None either, which removes a part
+
+
+class KeyValues(DictAction):
+    """MMEngine's KEY=VALUE pairs, which report anything else as a usage error."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Union[str, Sequence[Any], None],
+        option_string: Optional[str] = None,
+    ) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, IndexError, ValueError) as error:
+            raise argparse.ArgumentError(
+                self, f'expected KEY=VALUE, got {values} ({error})'
+            ) from None
+
+
+def load_config(
+    path: str, options: Optional[dict] = None, rawframes: bool = False
+) -> Config:
+    """Read a config and merge the ``--cfg-options``, {'a.b.c': value}.
+
+    Options named in ``SETTINGS`` are applied first, in every place that holds them.
+
+    Args:
+        rawframes: before that, make it read extracted frames instead of videos.
+
+    Raises:
+        ConfigError: the file does not exist or is not valid Python, a module that it
+            imports is missing, or an option is neither in the config nor an argument
+            of the class that it would configure.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f'config {path!r}: there is no such file')
+    try:
+        cfg = _read(path)
+    except ConfigError:
+        raise
+    except (AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'config {path!r} cannot be read: {type(error).__name__}: {error}'
+        ) from error
+    if rawframes:
+        use_rawframes(cfg)
+    _apply_own_settings(cfg)
+    options = dict(options or {})
+    for name in [option for option in options if option in SETTINGS]:
+        change_setting(cfg, name, options.pop(name))
+    parts = {part.path: part for part in walk(cfg)}
+    for option in options:
+        _check_option(option, options, parts)
+    try:
+        cfg.merge_from_dict(options)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'--cfg-options {" ".join(options)}: {error.args[0]}; an option sets '
+            f'a key of a dict, which may be in a list (a.0.b=1), or a whole list'
+        ) from error
+    return cfg
+
+
+def _read(path: str) -> Config:
+    """Read a config, whose own modules may be in the working directory."""
+    try:
+        return _read_once(path)
+    except ImportError:
+        # Last, so that nothing there shadows an installed package. Data workers and
+        # classes that are imported later find it too.
+        sys.path.append(os.getcwd())
+    try:
+        return _read_once(path)
+    except ImportError as error:
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        raise ConfigError(
+            f'config {path!r} imports what is not there: {cause}; install it, or start '
+            f'in the folder that it lies in, or add this folder to PYTHONPATH'
+        ) from error
+
+
+def _read_once(path: str) -> Config:
+    cfg = Config.fromfile(path)
+    if getattr(cfg, '_imported_names', None):  # imported on access
+        list(walk(cfg))
+    return cfg
+
+
+# --- Options ------------------------------------------------------------------------
+
+
+def _check_option(option: str, options: dict, parts: dict[str, Part]) -> None:
+    """Refuse a new key unless the class of its dict has an argument of that name."""
+    keys = option.split('.')
+    if keys[0] not in RUNNER_KEYS and keys[0] in parts[''].node:
+        raise ConfigError(
+            f'--cfg-options {option}: {keys[0]} is a helper variable, used up when the '
+            f'config file was read, so that changing it has no effect; set the keys '
+            f'that were made from it instead'
+        )
+    is_dict = option in parts and option != 'compile'  # which may be True or a dict
+    if is_dict and isinstance(options[option], SCALARS):
+        raise ConfigError(
+            f'--cfg-options {option}: it is a dict; set its keys instead, such as '
+            f'{option}.{next(iter(parts[option].node), "KEY")}, not {option} itself'
+        )
+    paths = ['.'.join(keys[:depth]) for depth in range(len(keys))]
+    depth = max(depth for depth, path in enumerate(paths) if path in parts)
+    part, key = parts[paths[depth]], keys[depth]
+    new_part = f'{part.path}.{key}.type' in options  # checked when it is merged
+    if key in part.node or key in RESERVED or new_part:
+        return
+    kind = options.get(f'{part.path}.type', part.node.get('type'))
+    names: Optional[set[str]] = RUNNER_KEYS
+    if part.path:
+        names = part._replace(node={**part.node, 'type': kind}).arguments()
+    if names is None and kind is not None:  # a class that takes any
+        return
+    if key not in (names or ()):
+        raise ConfigError(
+            f'--cfg-options {option}: {part.path or "the config"} has no {key!r}'
+            f'{suggest(key, {*(names or ()), *part.node} - RESERVED)}'
+        )
+
+
+# --- Settings -----------------------------------------------------------------------
+
+# What each setting changes.
+SETTINGS = {
+    'arch': 'CLIPViT, CLIPText or CaptionTokenize',
+    'weights': 'CLIPViT or CLIPText',
+    'num_frames': 'step of a pipeline with a clip_len',
+    'image_size': 'pipeline that crops or resizes to a fixed size',
+    'max_tokens': 'CaptionTokenize',
+}
+PIXELS = ('short_side', 'scale', 'crop_size', 'size')  # arguments in pixels
+
+
+class Slot(NamedTuple):
+    """A place that holds a setting, and the value to write there."""
+
+    node: dict
+    key: str
+    value: Any
+
+
+def change_setting(cfg: Config, name: str, value: Any) -> None:
+    """Write a setting to all its places in the config.
+
+    Args:
+        name: a key of :data:`SETTINGS`.
+
+    Raises:
+        ConfigError: the value is invalid, or the config has no such place.
+    """
+    counts = name not in ('arch', 'weights')
+    if counts and not (type(value) is int and value > 0):
+        raise ConfigError(
+            f'{name}={short(value)}, expected a whole number of at least 1'
+        )
+    slots = list(_slots(cfg, name, value))
+    if not slots:
+        raise ConfigError(
+            f'{name}={short(value)} would change nothing: the config has no '
+            f'{SETTINGS[name]}'
+        )
+    for node, key, new in slots:
+        node[key] = new
+    if name in cfg:  # the variable that it was read from
+        cfg[name] = value
+
+
+def _apply_own_settings(cfg: Config) -> None:
+    """Apply settings that a config file states after its base has used them.
+
+    MMEngine evaluates a base config before it reads the file that inherits it, so a
+    line such as ``num_frames = 8`` would have no effect.
+
+    Raises:
+        ConfigError: the value is invalid.
+    """
+    for name in SETTINGS:
+        if name in cfg and _is_unused(name, cfg.text):
+            slots = _slots(cfg, name, cfg[name])
+            if any(node.get(key) != new for node, key, new in slots):
+                change_setting(cfg, name, cfg[name])
+
+
+def _is_unused(name: str, text: str) -> bool:
+    """Tell whether a config that inherits another has no use for a variable of its own.
+
+    Args:
+        text: all files of the config as MMEngine joins them, bases first and each after
+            a line with its path.
+    """
+    code = re.sub(r'#.*|^.*\.py$', '', text, flags=re.M)
+    stated = re.split(rf'^{name}\s*=', code, flags=re.M)
+    used = rf"""(?<!['"])\b{name}\b(?!\s*=[^=]|['"])"""
+    inherits = re.search(r'\b(_base_|read_base)\b', code)
+    return len(stated) > 1 and bool(inherits) and not re.search(used, stated[-1])
+
+
+def _slots(cfg: Config, name: str, value: Any) -> Iterator[Slot]:
+    for _, steps in pipelines(cfg):
+        if name == 'num_frames':
+            yield from (Slot(s, 'clip_len', value) for s in steps if 'clip_len' in s)
+        if name == 'image_size':
+            yield from _scaled(steps, value)
+    if name in ('arch', 'weights'):
+        yield from (Slot(tower.node, name, value) for tower in towers(cfg))
+    if name in ('arch', 'max_tokens'):
+        for part in walk(cfg):
+            if part.kind == 'CaptionTokenize':
+                yield Slot(part.node, name, value)
+
+
+def _scaled(steps: list[dict], size: int) -> Iterator[Slot]:
+    """Scale all sizes of a pipeline so that its frames become ``size`` pixels.
+
+    A negative number means "unspecified" and a float is a factor.
+    """
+    found = output_size(steps)
+    if found is None:
+        return
+    ratio = size / min(found)
+    for step in steps:
+        for key in PIXELS:
+            value = step.get(key)
+            if isinstance(value, (list, tuple)):
+                new = type(value)(p if p < 0 else round(p * ratio) for p in value)
+                yield Slot(step, key, new)
+            elif isinstance(value, int):
+                yield Slot(step, key, round(value * ratio))
+
+
+# --- Sizes --------------------------------------------------------------------------
+
+CROPS = {'CenterCrop': 'crop_size', 'RandomCrop': 'size', 'ThreeCrop': 'crop_size',
+         'TenCrop': 'crop_size'}  # fmt: skip
+KEEP_SIZE = {'CaptionTokenize', 'ColorJitter', 'Flip', 'FormatShape', 'MirrorCaption',
+             'PackActionInputs', 'RandomErasing'}  # fmt: skip
+
+
+def output_size(steps: Sequence[dict]) -> Optional[tuple[int, int]]:
+    """Return the height and width of a pipeline's frames, or None if unknown."""
+    size: Optional[tuple[int, int]] = None
+    for step in steps:
+        kind = Part('', step).kind
+        if kind in CROPS:
+            size = _pair(step.get(CROPS[kind]))
+        elif kind == 'Resize' and step.get('keep_ratio', True) is False:
+            size = _pair(step.get('scale'))
+            size = size and size[::-1]  # scale is (width, height)
+        elif kind not in KEEP_SIZE:
+            size = None
+    return size
+
+
+def image_size(arch: str) -> tuple[int, int]:
+    """Return the height and width of the frames that an architecture expects.
+
+    Raises:
+        ConfigError: there is no such architecture.
+    """
+    model: Any = open_clip.get_model_config(resolve_arch(arch))
+    size = model['vision_cfg'].get('image_size', 224)
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)
+
+
+def _pair(size: Any) -> Optional[tuple[int, int]]:
+    pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    fixed = len(pair) == 2 and all(isinstance(n, int) and n > 0 for n in pair)
+    return pair if fixed else None  # type: ignore[return-value]
+
+
+# --- Extracted frames ---------------------------------------------------------------
+
+
+def datasets(cfg: Config, split: str) -> Iterator[Part]:
+    """Find the data sets of a split, which may be wrapped or joined."""
+    for part in walk(cfg):
+        inside = re.match(rf'{split}_dataloader(\.datasets?(\.\d+)?)+$', part.path)
+        if inside and isinstance(part.node.get('ann_file'), str):
+            yield part
+
+
+def use_rawframes(cfg: Config) -> None:
+    """Switch a config's data sets of labelled videos to raw frames, in place.
+
+    Lists and folders get the names that MMAction2's scripts give them: the ending
+    'videos' becomes 'rawframes'. The rest of a data set and its pipeline stays the
+    same.
+
+    Raises:
+        ConfigError: the config has no such data set.
+    """
+    found = [
+        part.node
+        for split in SPLITS
+        for part in datasets(cfg, split)
+        if part.target() in VIDEOS
+    ]
+    if not found:
+        raise ConfigError(
+            f'--rawframes: {cfg.filename} has no data set of videos and labels '
+            f'(CheckedVideoDataset), and captions are read with video files only'
+        )
+    for node in found:
+        prefix = (node.get('data_prefix') or {}).get('video', '')
+        node['type'] = 'CheckedRawframeDataset'
+        node['ann_file'] = _renamed(node['ann_file'])
+        node['data_prefix'] = dict(img=_renamed(prefix))
+        node['pipeline'] = [
+            dict(type='CheckedRawFrameDecode') if kind.endswith('Decode') else step
+            for step in node['pipeline']
+            if not (kind := Part('', step).kind).endswith('Init')
+        ]
+
+
+def _renamed(path: str) -> str:
+    """Replace 'videos' with 'rawframes' at the end of a file's or folder's name."""
+    name = PurePosixPath(path).name
+    return path[: len(path) - len(name)] + re.sub(r'videos(?=$|\.)', 'rawframes', name)
