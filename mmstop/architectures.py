@@ -2,12 +2,13 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import open_clip
 
 from .errors import ConfigError, MissingFileError
 
-__all__ = ['ASSETS', 'resolve_arch']
+__all__ = ['ASSETS', 'image_size', 'resolve_arch']
 
 ASSETS = Path(__file__).with_name('assets')
 
@@ -33,3 +34,14 @@ def resolve_arch(arch: str) -> str:
             f'{" or ".join(near) or "one of open_clip.list_models()"}?'
         )
     return arch
+
+
+def image_size(arch: str) -> tuple[int, int]:
+    """Return the height and width of the frames that an architecture expects.
+
+    Raises:
+        ConfigError: there is no such architecture.
+    """
+    model: Any = open_clip.get_model_config(resolve_arch(arch))
+    size = model['vision_cfg'].get('image_size', 224)
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)

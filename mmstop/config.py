@@ -13,9 +13,8 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
-import open_clip
 from mmengine.config import Config, DictAction
 
 from mmstop.config_parts import (
@@ -30,20 +29,16 @@ from mmstop.config_parts import (
 )
 from mmstop.datasets.listing import VIDEOS
 from mmstop.errors import ConfigError, short
-from mmstop.towers.weights import resolve_arch
 
 __all__ = [
     'SETTINGS',
     'KeyValues',
     'change_setting',
     'datasets',
-    'image_size',
     'load_config',
     'output_size',
     'use_rawframes',
 ]
-
-SCALARS = (str, int, float)  # not a dict; not None either, which removes a part
 
 
 class KeyValues(DictAction):
@@ -147,12 +142,6 @@ def _check_option(option: str, options: dict, parts: dict[str, Part]) -> None:
             f'config file was read, so that changing it has no effect; set the keys '
             f'that were made from it instead'
         )
-    is_dict = option in parts and option != 'compile'  # which may be True or a dict
-    if is_dict and isinstance(options[option], SCALARS):
-        raise ConfigError(
-            f'--cfg-options {option}: it is a dict; set its keys instead, such as '
-            f'{option}.{next(iter(parts[option].node), "KEY")}, not {option} itself'
-        )
     paths = ['.'.join(keys[:depth]) for depth in range(len(keys))]
     depth = max(depth for depth, path in enumerate(paths) if path in parts)
     part, key = parts[paths[depth]], keys[depth]
@@ -185,12 +174,7 @@ SETTINGS = {
 PIXELS = ('short_side', 'scale', 'crop_size', 'size')  # arguments in pixels
 
 
-class Slot(NamedTuple):
-    """A place that holds a setting, and the value to write there."""
-
-    node: dict
-    key: str
-    value: Any
+Slot = tuple[dict, str, Any]  # a dict, a key and the value to write there
 
 
 def change_setting(cfg: Config, name: str, value: Any) -> None:
@@ -252,15 +236,15 @@ def _is_unused(name: str, text: str) -> bool:
 def _slots(cfg: Config, name: str, value: Any) -> Iterator[Slot]:
     for _, steps in pipelines(cfg):
         if name == 'num_frames':
-            yield from (Slot(s, 'clip_len', value) for s in steps if 'clip_len' in s)
+            yield from ((s, 'clip_len', value) for s in steps if 'clip_len' in s)
         if name == 'image_size':
             yield from _scaled(steps, value)
     if name in ('arch', 'weights'):
-        yield from (Slot(tower.node, name, value) for tower in towers(cfg))
+        yield from ((tower.node, name, value) for tower in towers(cfg))
     if name in ('arch', 'max_tokens'):
         for part in walk(cfg):
             if part.kind == 'CaptionTokenize':
-                yield Slot(part.node, name, value)
+                yield part.node, name, value
 
 
 def _scaled(steps: list[dict], size: int) -> Iterator[Slot]:
@@ -277,9 +261,9 @@ def _scaled(steps: list[dict], size: int) -> Iterator[Slot]:
             value = step.get(key)
             if isinstance(value, (list, tuple)):
                 new = type(value)(p if p < 0 else round(p * ratio) for p in value)
-                yield Slot(step, key, new)
+                yield step, key, new
             elif isinstance(value, int):
-                yield Slot(step, key, round(value * ratio))
+                yield step, key, round(value * ratio)
 
 
 # --- Sizes --------------------------------------------------------------------------
@@ -303,17 +287,6 @@ def output_size(steps: Sequence[dict]) -> Optional[tuple[int, int]]:
         elif kind not in KEEP_SIZE:
             size = None
     return size
-
-
-def image_size(arch: str) -> tuple[int, int]:
-    """Return the height and width of the frames that an architecture expects.
-
-    Raises:
-        ConfigError: there is no such architecture.
-    """
-    model: Any = open_clip.get_model_config(resolve_arch(arch))
-    size = model['vision_cfg'].get('image_size', 224)
-    return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)
 
 
 def _pair(size: Any) -> Optional[tuple[int, int]]:

@@ -17,13 +17,9 @@ import open_clip
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
+from mmstop.architectures import image_size, resolve_arch
 from mmstop.compat import CheckpointError, read_structure
-from mmstop.config import (
-    SCALARS,
-    datasets,
-    image_size,
-    output_size,
-)
+from mmstop.config import datasets, output_size
 from mmstop.config_parts import (
     DICTS,
     RESERVED,
@@ -43,12 +39,11 @@ from mmstop.datasets import (
 )
 from mmstop.datasets.listing import RAWFRAMES, Listed, Listing
 from mmstop.errors import ConfigError
-from mmstop.towers import CLIPText, Tower
-from mmstop.towers.weights import resolve_arch
+from mmstop.towers import CLIPText
 
 __all__ = ['check_config', 'check_towers', 'listings']
 
-DEFAULT = 'ViT-B-32-quickgelu'  # arch of CaptionTokenize
+SCALARS = (str, int, float)  # not a dict; not None either, which removes a part
 LOOKED_FOR = 16  # videos per list; checking all takes minutes on a network disk
 
 # Places where a dict without a type is always a mistake.
@@ -157,37 +152,49 @@ def _read_pipelines(cfg: Config) -> list[tuple[str, list[dict]]]:
 
 def _check_agreement(cfg: Config) -> None:
     """Compare the steps of each pipeline with each other and with the towers."""
-    read = _read_pipelines(cfg)
-    for path, steps in read:
+    for path, steps in _read_pipelines(cfg):
         _check_sizes(path, steps)
-    for tower in _towers(cfg):
-        _check_weights(tower)
-        arch = tower.node['arch']
-        if not isinstance(arch, str):
-            continue  # the tower itself reports this
-        if tower.is_a(CLIPText):
-            _check_tokens(cfg, tower)
-            continue
-        size = image_size(arch)
-        for path, steps in read:
-            found = output_size(steps)
-            if found not in (None, size):
-                raise ConfigError(
-                    f'{path} makes frames of {found[0]} x {found[1]} pixels, '
-                    f'{tower.path}.arch={arch!r} takes {size[0]} x {size[1]}; set all '
-                    f'pipelines with --cfg-options image_size={size[0]}'
-                )
+        for tower in _towers(cfg):
+            if isinstance(tower.node['arch'], str):  # else the tower reports it
+                check = _check_tokens if tower.is_a(CLIPText) else _check_frames
+                check(tower, path, steps)
     _warn_of_random_tests(cfg)
 
 
-def _check_weights(tower: Part) -> None:
-    weights = tower.node.get('weights')
-    if isinstance(weights, str) and not Path(weights).is_file():
-        if re.search(r'/|\.(pt|pth|bin|safetensors)$', weights):
+def _check_frames(tower: Part, path: str, steps: list[dict]) -> None:
+    for i, step in enumerate(steps):
+        if step.get('input_format') == 'NCHW':
             raise ConfigError(
-                f'{tower.path}.weights: there is no file {weights!r}; give the path of '
-                f"a downloaded file, or a tag of open_clip such as 'openai'"
+                f"{path}.{i}.input_format is 'NCHW', which makes every frame an image "
+                f"of its own; set it to 'NCTHW', and data_preprocessor.format_shape "
+                f'as well'
             )
+    size, found = image_size(tower.node['arch']), output_size(steps)
+    if found is not None and found != size:
+        raise ConfigError(
+            f'{path} makes frames of {found[0]} x {found[1]} pixels, '
+            f'{tower.path}.arch={tower.node["arch"]!r} takes {size[0]} x {size[1]}; '
+            f'set all pipelines with --cfg-options image_size={size[0]}'
+        )
+
+
+def _check_tokens(tower: Part, path: str, steps: list[dict]) -> None:
+    for i, step in enumerate(steps):
+        arch = step.get('arch', 'ViT-B-32-quickgelu')
+        if Part('', step).kind == 'CaptionTokenize' and isinstance(arch, str):
+            if _tokenizer(arch) != _tokenizer(tower.node['arch']):
+                raise ConfigError(
+                    f'{path}.{i}.arch={arch!r} has another tokenizer than '
+                    f'{tower.path}.arch={tower.node["arch"]!r}; set all with '
+                    f'--cfg-options arch={tower.node["arch"]}'
+                )
+
+
+def _tokenizer(arch: str) -> tuple[Any, Any]:
+    """Return what identifies an architecture's tokenizer."""
+    model: Any = open_clip.get_model_config(resolve_arch(arch))
+    text = model['text_cfg']
+    return text.get('hf_tokenizer_name'), text.get('vocab_size', 49408)
 
 
 def _check_sizes(path: str, steps: list[dict]) -> None:
@@ -206,35 +213,6 @@ def _check_sizes(path: str, steps: list[dict]) -> None:
             f'interpolation={how!r}; give short_side and interpolation of '
             f'CheckedDecordInit the same values, or leave them out'
         )
-
-
-def _check_tokens(cfg: Config, tower: Part) -> None:
-    room, tokenizer = _text(tower.node['arch'])
-    for path, steps in _read_pipelines(cfg):
-        for i, step in enumerate(steps):
-            if Part('', step).kind != 'CaptionTokenize':
-                continue
-            length, arch = step.get('max_tokens', 32), step.get('arch', DEFAULT)
-            if isinstance(length, int) and length > room:
-                raise ConfigError(
-                    f'{path}.{i}.max_tokens={length} is more than the {room} tokens '
-                    f'that {tower.path}.arch={tower.node["arch"]!r} takes; set all '
-                    f'pipelines with --cfg-options max_tokens={room}'
-                )
-            if isinstance(arch, str) and _text(arch)[1] != tokenizer:
-                raise ConfigError(
-                    f'{path}.{i}.arch={arch!r} has another tokenizer than '
-                    f'{tower.path}.arch={tower.node["arch"]!r}; set all with '
-                    f'--cfg-options arch={tower.node["arch"]}'
-                )
-
-
-def _text(arch: str) -> tuple[int, tuple]:
-    """Return an architecture's context length and what identifies its tokenizer."""
-    model: Any = open_clip.get_model_config(resolve_arch(arch))
-    text = model['text_cfg']
-    tokenizer = (text.get('hf_tokenizer_name'), text.get('vocab_size', 49408))
-    return text.get('context_length', 77), tokenizer
 
 
 def _warn_of_random_tests(cfg: Config) -> None:
@@ -333,7 +311,6 @@ def listings(cfg: Config, split: str) -> Iterator[Listing]:
 
 def _check_list(cfg: Config, split: str, listing: Listing) -> None:
     """Read the annotation file of a data set and look for some of its videos."""
-    _check_layout(cfg, listing)
     try:
         videos = listing.videos()
     except AnnotationError as error:
@@ -346,20 +323,6 @@ def _check_list(cfg: Config, split: str, listing: Listing) -> None:
     elif not listing.is_a(VideoCaptionDataset):
         _check_unlabelled(cfg, split, listing)
     _look_for(listing, videos)
-
-
-def _check_layout(cfg: Config, listing: Listing) -> None:
-    """Reject a layout in which a tower would treat each frame as a separate image."""
-    has_tower = any(
-        part.path == 'model.backbone' and part.is_a(Tower) for part in walk(cfg)
-    )
-    for i, step in enumerate(listing.node.get('pipeline') or []):
-        if has_tower and isinstance(step, dict) and step.get('input_format') == 'NCHW':
-            raise ConfigError(
-                f"{listing.where}.pipeline.{i}.input_format is 'NCHW', which makes "
-                f"every frame an image of its own; set it to 'NCTHW', and "
-                f'data_preprocessor.format_shape as well'
-            )
 
 
 def _check_unlabelled(cfg: Config, split: str, listing: Listing) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple, Optional
@@ -254,10 +254,9 @@ def _registered(scope: str) -> dict[str, Callable]:
     return found
 
 
-def suggest(word: str, names: Iterable[str]) -> str:
-    """Suggest what was probably meant: the nearest name, or all if they are few."""
-    names = sorted(names)
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+def suggest(word: str, names: Collection[str]) -> str:
+    """Suggest what was probably meant: the nearest names, or all if they are few."""
+    near = difflib.get_close_matches(word, list(names), n=3, cutoff=0.6)
     if near:
         return f'; did you mean {" or ".join(map(repr, near))}?'
-    return f'; there are {", ".join(names)}' if 0 < len(names) <= 20 else ''
+    return f'; there are {", ".join(sorted(names))}' if 0 < len(names) <= 20 else ''

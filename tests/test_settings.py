@@ -13,7 +13,7 @@ from mmstop.config import load_config, output_size
 from mmstop.config_check import check_config
 from mmstop.engine import ModelInfoHook
 from mmstop.errors import ConfigError
-from mmstop.registry import MODELS
+from mmstop.registry import MODELS, TRANSFORMS
 
 SSV2 = str(ROOT / 'configs' / 'stop_ssv2.py')
 MSRVTT = str(ROOT / 'configs' / 'stop_msrvtt.py')
@@ -89,6 +89,9 @@ def test_tokens_are_set_for_all_pipelines():
 def test_a_config_that_a_run_wrote_has_the_settings_too(tmp_path):
     load_config(MSRVTT).dump(tmp_path / 'dumped.py')
     assert values(read(tmp_path / 'dumped.py', num_frames=8), 'clip_len') == [8] * 3
+    option = 'test_dataloader.dataset.pipeline.1.clip_len'
+    load_config(MSRVTT, {'num_frames': 8, option: 16}).dump(tmp_path / 'other.py')
+    assert values(read(tmp_path / 'other.py'), 'clip_len') == [8, 8, 16]
 
 
 def test_a_config_states_a_setting_in_one_line(tmp_path):
@@ -201,12 +204,9 @@ def test_size_of_a_pipeline_s_frames(steps, size):
 
 
 def test_captions_longer_than_the_text_tower_takes_are_refused():
-    message = (
-        r'pipeline.6.max_tokens=78 is more than the 77 tokens that model.text.arch=.* '
-        r'takes; set all pipelines with --cfg-options max_tokens=77'
-    )
-    with pytest.raises(ConfigError, match=message):
-        read(MSRVTT, max_tokens=78)
+    pipeline = read(MSRVTT, max_tokens=78).train_dataloader.dataset.pipeline
+    with pytest.raises(ConfigError, match='max_tokens=78, expected 3 to 77, the cont'):
+        TRANSFORMS.build(pipeline[6])
 
 
 def test_the_tokens_of_another_tokenizer_are_refused():

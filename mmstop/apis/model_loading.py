@@ -19,11 +19,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from mmstop.architectures import image_size
 from mmstop.engine.fitting import check_fit, refuse_bad_numbers
 from mmstop.engine.hooks import refuse_untrained
 from mmstop.errors import ConfigError
 from mmstop.towers import Tower
-from mmstop.towers.weights import resolve_arch
 
 from .video_reading import EXACT, use_decoder
 
@@ -188,8 +188,7 @@ def _is_strict(cfg: Config) -> bool:
 
 def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:
     """Return the config of CLIP as it is, without training."""
-    name = resolve_arch(arch)
-    size = open_clip.get_model_config(name)['vision_cfg'].get('image_size', 224)
+    size = min(image_size(arch))
     tower = dict(arch=arch, weights=weights)
     pipeline = [
         dict(type='CheckedDecordInit', short_side=size, interpolation='bicubic'),

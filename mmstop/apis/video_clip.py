@@ -104,6 +104,15 @@ class VideoCLIP:
         decoder: Optional[str] = None,
     ) -> None:
         check_config(cfg, [])
+        self._build(cfg, checkpoint, device, decoder)
+
+    def _build(
+        self,
+        cfg: Config,
+        checkpoint: Union[str, os.PathLike, None],
+        device: str,
+        decoder: Optional[str],
+    ) -> None:
         self.cfg = cfg
         self.name = config_name(cfg)
         if checkpoint is not None:
@@ -151,7 +160,8 @@ class VideoCLIP:
             num_frames: number of frames, spread evenly over each video.
             device, decoder: as in the class.
         """
-        clip = cls(clip_config(arch, weights, num_frames), None, device, decoder)
+        clip = cls.__new__(cls)  # its config needs no check
+        clip._build(clip_config(arch, weights, num_frames), None, device, decoder)
         clip.name = f'{arch} with weights {weights}, {num_frames} frames per video'
         return clip
 
