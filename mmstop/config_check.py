@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
 from mmstop.architectures import image_size, resolve_arch
-from mmstop.compat import CheckpointError, read_structure
+from mmstop.compat import read_structure
 from mmstop.config import datasets, output_size
 from mmstop.config_parts import (
     DICTS,
@@ -38,7 +38,7 @@ from mmstop.datasets import (
     load_classes,
 )
 from mmstop.datasets.listing import RAWFRAMES, Listed, Listing
-from mmstop.errors import ConfigError
+from mmstop.errors import CheckpointError, ConfigError
 from mmstop.towers import CLIPText
 
 __all__ = ['check_config', 'check_towers', 'listings']
@@ -139,8 +139,9 @@ def _clip(name: Any) -> Any:
 def _option(cfg: Config, key: str, value: Any) -> str:
     """Format the options that set the architecture or weights of all towers."""
     sizes = {output_size(steps) for _, steps in _read_pipelines(cfg)} - {None}
-    if key == 'arch' and sizes and sizes != {size := image_size(value)}:
-        return f'{key}={value} image_size={size[0]}'
+    if key == 'arch' and isinstance(value, str) and sizes:
+        size = image_size(value)
+        return f'arch={value}{f" image_size={size[0]}" if sizes != {size} else ""}'
     return f'{key}={value}'
 
 
@@ -152,12 +153,13 @@ def _read_pipelines(cfg: Config) -> list[tuple[str, list[dict]]]:
 
 def _check_agreement(cfg: Config) -> None:
     """Compare the steps of each pipeline with each other and with the towers."""
+    # A tower itself reports an architecture that is no string.
+    found = [tower for tower in _towers(cfg) if isinstance(tower.node['arch'], str)]
     for path, steps in _read_pipelines(cfg):
         _check_sizes(path, steps)
-        for tower in _towers(cfg):
-            if isinstance(tower.node['arch'], str):  # else the tower reports it
-                check = _check_tokens if tower.is_a(CLIPText) else _check_frames
-                check(tower, path, steps)
+        for tower in found:
+            check = _check_tokens if tower.is_a(CLIPText) else _check_frames
+            check(tower, path, steps)
     _warn_of_random_tests(cfg)
 
 
