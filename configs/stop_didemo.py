@@ -1,9 +1,4 @@
-_base_ = [
-    '_base_/models/clip_retriever.py',
-    '_base_/datasets/didemo.py',
-    '_base_/schedules/paragraph_retrieval.py',
-    '_base_/retrieval_runtime.py',
-]
+_base_ = '_base_/tasks/didemo.py'
 model = dict(
     backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}})
 )

@@ -1,10 +1,4 @@
-_base_ = [
-    '_base_/models/clip_recognizer.py',
-    '_base_/datasets/hmdb51.py',
-    '_base_/schedules/adamw_cosine.py',
-    '_base_/default_runtime.py',
-]
+_base_ = '_base_/tasks/hmdb51.py'
 model = dict(
-    backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}}),
-    cls_head=dict(classes={{_base_.classes}}),
+    backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}})
 )

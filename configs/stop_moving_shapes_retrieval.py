@@ -1,9 +1,4 @@
-_base_ = [
-    '_base_/models/moving_shapes_retriever.py',
-    '_base_/datasets/moving_shapes_retrieval.py',
-    '_base_/schedules/moving_shapes_retrieval.py',
-    '_base_/retrieval_runtime.py',
-]
+_base_ = '_base_/tasks/moving_shapes_retrieval.py'
 # Prompts at the input only: README and docs report these.
 model = dict(
     backbone=dict(

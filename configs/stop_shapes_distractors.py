@@ -1,12 +1,4 @@
-_base_ = [
-    '_base_/models/moving_shapes_recognizer.py',
-    '_base_/datasets/shapes_distractors.py',
-    '_base_/schedules/moving_shapes.py',
-    '_base_/default_runtime.py',
-]
+_base_ = '_base_/tasks/shapes_distractors.py'
 model = dict(
-    backbone=dict(
-        _delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}}
-    ),
-    cls_head=dict(classes={{_base_.classes}}, template='a video of a red shape {}'),
+    backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}})
 )

@@ -1,12 +1,4 @@
-_base_ = [
-    '_base_/models/moving_shapes_recognizer.py',
-    '_base_/datasets/shapes_tempo.py',
-    '_base_/schedules/moving_shapes.py',
-    '_base_/default_runtime.py',
-]
+_base_ = '_base_/tasks/shapes_tempo.py'
 model = dict(
-    backbone=dict(
-        _delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}}
-    ),
-    cls_head=dict(classes={{_base_.classes}}),
+    backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}})
 )

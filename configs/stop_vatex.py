@@ -1,9 +1,4 @@
-_base_ = [
-    '_base_/models/clip_retriever.py',
-    '_base_/datasets/vatex.py',
-    '_base_/schedules/retrieval.py',
-    '_base_/retrieval_runtime.py',
-]
+_base_ = '_base_/tasks/vatex.py'
 model = dict(
     backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}})
 )

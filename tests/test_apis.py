@@ -14,6 +14,7 @@ from mmengine.dataset import Compose
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader, Runner
+from own_configs import CONFIGS, read
 from tiny import TINY
 from tiny_run import COLOURS, ROOT, write_tiny_retrieval, write_tiny_run
 
@@ -390,10 +391,10 @@ def test_inference_recognizer(recognition, videos):
 
 
 def test_every_recognition_config_has_the_pipeline_that_it_reads():
-    for path in sorted((ROOT / 'configs').glob('*.py')):
-        cfg = Config.fromfile(path)
-        if cfg.model.type == 'Recognizer3D':
-            assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline, path
+    for name in CONFIGS:
+        cfg = read(name)
+        if cfg.model.type != 'CLIPRetriever':
+            assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline, name
 
 
 def test_inferencer(recognition, videos):

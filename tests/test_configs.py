@@ -1,57 +1,67 @@
 """Every config builds with the tiny architecture, and says what it should."""
 
 import re
-from pathlib import Path
 
 import moving_shapes
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+from own_configs import CONFIGS, ROOT, read
 from tiny import TINY
 
 from mmstop.datasets import load_classes
 from mmstop.registry import MODELS, TRANSFORMS
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 IS_RETRIEVAL = re.compile(r'_(msrvtt|vatex|activitynet|didemo)$|_retrieval$')
-RETRIEVAL = [path for path in CONFIGS if IS_RETRIEVAL.search(path.stem)]
-RECOGNITION = [path for path in CONFIGS if path not in RETRIEVAL]
+RETRIEVAL = [name for name in CONFIGS if IS_RETRIEVAL.search(name)]
+RECOGNITION = [name for name in CONFIGS if name not in RETRIEVAL]
+DATA_SETS = [path.stem for path in (ROOT / 'configs/_base_/tasks').glob('*.py')]
+# One of each task is built for every method, and all of STOP's.
+BUILT = re.compile(r'^stop_|_hmdb51$|_msrvtt$')
 
 
-def read(name):
-    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+def split(name):
+    """Part the name of a config into its method and its data set."""
+    name = re.sub(r'_split\d$', '', name)
+    data_set = max((d for d in DATA_SETS if name.endswith(f'_{d}')), key=len)
+    return name.removesuffix(f'_{data_set}'), data_set
 
 
-def build(config, *towers):
-    for tower in towers:
+def towers_of(part):
+    """List the configs of the CLIP towers in the config of a model."""
+    if 'arch' in part:
+        return [part]
+    return [t for v in part.values() if isinstance(v, dict) for t in towers_of(v)]
+
+
+def build(config):
+    for tower in towers_of(config.model):
         tower.update(arch=TINY, weights=None)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return MODELS.build(config.model)
 
 
-@pytest.mark.parametrize('path', RECOGNITION, ids=lambda path: path.stem)
-def test_recognition_builds_and_runs(path):
-    config = Config.fromfile(path)
-    backbone, text = config.model.backbone, config.model.cls_head.text
+@pytest.mark.parametrize('name', [*filter(BUILT.search, RECOGNITION)])
+def test_recognition_builds_and_runs(name):
+    config = read(name)
     config.model.cls_head.template = '{}'  # the tiny text tower has room for little
-    if 'ssv2' in path.stem:  # and the longest of these sentences need more
+    if 'ssv2' in name:  # and the longest of these sentences need more
         config.model.cls_head.classes = ['holding something'] + [
             f'moving {number}' for number in range(173)
         ]
-    model = build(config, backbone.get('clip', backbone), text)
+    model = build(config)
     T = config.num_frames
-    scores = model.cls_head(model.backbone(torch.randn(1, 3, T, 32, 32)))
+    features, options = model.extract_feat(torch.randn(1, 1, 3, T, 32, 32))
+    scores = model.cls_head(features, **options)
     assert scores.shape == (1, len(load_classes(config.classes)))
-    check_what_trains(model, config, path.stem)
+    check_what_trains(model, config, name)
 
 
-@pytest.mark.parametrize('path', RETRIEVAL, ids=lambda path: path.stem)
-def test_retrieval_builds_and_runs(path):
-    config = Config.fromfile(path)
-    backbone = config.model.backbone
-    model = build(config, backbone.get('clip', backbone), config.model.text)
+@pytest.mark.parametrize('name', [*filter(BUILT.search, RETRIEVAL)])
+def test_retrieval_builds_and_runs(name):
+    config = read(name)
+    model = build(config)
     T = config.num_frames
     inputs = {
         'imgs': torch.randn(2, 1, 3, T, 32, 32),
@@ -60,16 +70,7 @@ def test_retrieval_builds_and_runs(path):
     with torch.no_grad():
         loss = model(inputs, mode='loss')['loss_contrastive']
     assert loss.isfinite()
-    check_what_trains(model, config, path.stem)
-    for split in ('train', 'val', 'test'):
-        if (loader := config[f'{split}_dataloader']) is None:
-            continue
-        steps = {step.type: step for step in loader.dataset.pipeline}
-        assert steps['UniformSample'].clip_len == T
-        assert steps['UniformSample'].get('test_mode', False) == (split != 'train')
-        assert loader.dataset.get('test_mode', False) == (split != 'train')
-    assert config.default_hooks.checkpoint.save_best == 'retrieval/t2v/R1'
-    assert config.default_hooks.checkpoint.rule == 'greater'
+    check_what_trains(model, config, name)
 
 
 def check_what_trains(model, config, name):
@@ -78,21 +79,122 @@ def check_what_trains(model, config, name):
     assert trains != name.startswith('clip_')
 
 
-@pytest.mark.parametrize(
-    'name, frames, tokens',
-    [
-        ('msrvtt', 12, 32),
-        ('vatex', 12, 32),
-        ('activitynet', 64, 64),
-        ('didemo', 64, 64),
-    ],
-)
-def test_paper_s_frames_and_words(name, frames, tokens):
-    for split in ('train', 'val', 'test'):
-        pipeline = read(f'stop_{name}')[f'{split}_dataloader'].dataset.pipeline
-        steps = {step.type: step for step in pipeline}
+# Per data set: frames, tokens, epochs, mirrored in training, interpolation.
+BICUBIC = ['bicubic', 'bicubic']  # while frames are decoded, and afterwards
+VALUES = {
+    'hmdb51': (12, None, 30, True, [None, None]),
+    'ucf101': (12, None, 30, True, [None, None]),
+    'ssv2': (12, None, 30, True, [None, None]),
+    'msrvtt': (12, 32, 5, False, BICUBIC),
+    'vatex': (12, 32, 5, False, BICUBIC),
+    'didemo': (64, 64, 10, False, BICUBIC),
+    'activitynet': (64, 64, 10, False, BICUBIC),
+    'moving_shapes': (6, None, 8, True, [None]),
+    'moving_shapes_retrieval': (6, 16, 12, True, [None]),
+    'shapes_distractors': (6, None, 8, True, [None]),
+    'shapes_tempo': (6, None, 8, True, [None]),
+}
+# Per method: the rate and the weight decay on real data, if not STOP's, and the rate on
+# Moving Shapes, if not that of the data set.
+RECIPES = {'clip4clip': dict(real=(1e-4, 0.2), shapes=1e-2)}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_values_that_matter(name):
+    """A swap of channels, say, costs accuracy and raises nothing."""
+    (method, data_set), config = split(name), read(name)
+    frames, tokens, epochs, mirrored, interpolation = VALUES[data_set]
+    preprocessor = config.model.data_preprocessor
+    if name in RETRIEVAL:
+        preprocessor = preprocessor.preprocessors.imgs
+    assert preprocessor == dict(
+        type='ActionDataPreprocessor',
+        mean=[122.771, 116.746, 104.094],  # red, green, blue, as decord reads them
+        std=[68.501, 66.632, 70.323],
+        format_shape='NCTHW',
+    )
+    for stage in ('train', 'val', 'test'):
+        if config[f'{stage}_dataloader'] is None:
+            continue
+        dataset = config[f'{stage}_dataloader'].dataset
+        assert dataset.get('test_mode', False) == (stage != 'train')
+        steps = {step.type: step for step in dataset.pipeline}
+        kinds = [step.type for step in dataset.pipeline]
         assert steps['UniformSample'].clip_len == frames
-        assert steps['CaptionTokenize'].max_tokens == tokens
+        assert steps['UniformSample'].get('test_mode', False) == (stage != 'train')
+        assert steps.get('CaptionTokenize', {}).get('max_tokens') == tokens
+        assert steps['FormatShape'].input_format == 'NCTHW'
+        assert ('Flip' in kinds) == (mirrored and stage == 'train')
+        assert ('RandomResizedCrop' in kinds) == (
+            stage == 'train' and interpolation == [None, None]
+        )
+        found = [
+            step.get('interpolation')
+            for step in dataset.pipeline
+            if step.type in ('CheckedDecordInit', 'Resize')
+        ]
+        assert set(found) == {*interpolation}
+    if method == 'clip':
+        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+            assert config[key] is None
+        return
+    assert config.train_cfg.max_epochs == epochs
+    recipe, optimizer = RECIPES.get(method, {}), config.optim_wrapper.optimizer
+    if 'shapes' in data_set:
+        expected = recipe.get('shapes', 3e-3), 0.05
+    else:
+        expected = recipe.get('real', (1e-3, 0.2))
+    assert (optimizer.lr, optimizer.weight_decay) == expected
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_methods_of_a_data_set_differ_in_the_model_and_the_optimizer_only(name):
+    (method, data_set), config = split(name), read(name).to_dict()
+    if '_split' in name:
+        return  # see below
+    stop = read(f'stop_{data_set}').to_dict()
+    if method == 'clip':
+        for key in ('train_dataloader', 'train_cfg', 'param_scheduler'):
+            assert config.pop(key) is None and stop.pop(key)
+    for key in ('model', 'optim_wrapper', 'trainable', 'recipe'):
+        config.pop(key, None), stop.pop(key, None)
+    assert config == stop
+    best = 'retrieval/t2v/R1' if name in RETRIEVAL else 'acc/top1'
+    hook = config['default_hooks']['checkpoint']
+    assert (hook['save_best'], hook['rule']) == (best, 'greater')
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_method_is_the_same_on_all_data_sets(name):
+    """Only the CLIP inside, the sentences, and STOP's depth on Moving Shapes differ."""
+    method, data_set = split(name)
+    found, expected = towers_in(name), towers_in(f'{method}_hmdb51')
+    if method == 'stop' and data_set.startswith('moving_shapes'):
+        assert found[0].pop('depth') == 1
+    assert found == expected
+
+
+def towers_in(name):
+    model = read(name).model
+    for tower in towers_of(model):
+        del tower['arch'], tower['weights']
+    text = model.text if name in RETRIEVAL else model.cls_head.text
+    return [model.backbone.to_dict(), text.to_dict()]
+
+
+def test_clip4clip_s_own_recipe():
+    """A rate of 1e-7 everywhere, and decay for all but biases and norms."""
+    config = read('clip4clip_msrvtt')
+    model = build(config)
+    optimizer = build_optim_wrapper(model, config.optim_wrapper).optimizer
+    groups = {id(group['params'][0]): group for group in optimizer.param_groups}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = groups.pop(id(parameter))
+            assert group['lr'] == pytest.approx(1e-7)
+            is_plain = not re.search(r'bias$|\.ln_\w+\.weight$', name)
+            assert group['weight_decay'] == 0.2 * is_plain, name
+    assert not groups
 
 
 @pytest.mark.parametrize(
@@ -131,29 +233,9 @@ def test_recipe_with_which_readme_s_figures_were_measured(name):
     assert config['model']['backbone']['depth'] == 1
 
 
-@pytest.mark.parametrize('path', RETRIEVAL, ids=lambda path: path.stem)
-def test_methods_of_a_data_set_differ_in_the_model_only(path):
-    method, _, data = path.stem.partition('_')
-    config, stop = read(path.stem).to_dict(), read(f'stop_{data}').to_dict()
-    if method == 'clip4clip':
-        assert config.pop('trainable') and config['optim_wrapper']['optimizer']
-        del config['optim_wrapper'], stop['optim_wrapper']
-    if method == 'clip':
-        for key in (
-            'train_dataloader',
-            'train_cfg',
-            'optim_wrapper',
-            'param_scheduler',
-        ):
-            config.pop(key, None), stop.pop(key)
-        del stop['auto_scale_lr']
-    del config['model'], stop['model']
-    assert config == stop
-
-
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_stays_short(path):
-    assert len(path.read_text().splitlines()) <= 20
+@pytest.mark.parametrize('name', CONFIGS)
+def test_stays_short(name):
+    assert len(CONFIGS[name].read_text().splitlines()) <= 10
 
 
 def test_left_is_right_in_a_mirror():

@@ -14,7 +14,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mmaction.structures import ActionDataSample
 from mmengine.config import Config
-from tiny_run import ROOT, tiny_config, write_tiny_retrieval
+from own_configs import CONFIGS
+from tiny_run import tiny_config, write_tiny_retrieval
 
 from mmstop.classes import load_classes
 
@@ -31,12 +32,12 @@ def params(config, tmp_path, *options):
     'name, trainable, modules',
     [
         ('stop_ssv2', 6_533_632, {'backbone.spatial', 'backbone.temporal'}),
-        ('prompts_ucf101', 73_728, {'backbone.prompts'}),
+        ('vpt_ucf101', 184_320, {'backbone.prompts'}),
         ('clip_msrvtt', 0, set()),
     ],
 )
 def test_parameters_of_a_config(name, trainable, modules, tmp_path, capsys):
-    counts = params(ROOT / 'configs' / f'{name}.py', tmp_path)
+    counts = params(CONFIGS[name], tmp_path)
     assert counts['trainable'] == trainable
     trained = {k for k, sizes in counts['modules'].items() if sizes['trainable']}
     assert trained == modules

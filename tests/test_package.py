@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 from modelindex.load_model_index import load as load_model_index
+from own_configs import CONFIGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,8 +127,8 @@ def check_what_mim_finds(tmp_path, environment):
         found = installed.joinpath(folder).rglob(kinds)
         assert {path.relative_to(installed) for path in found} == expected
     models = load_model_index(str(tmp_path / INDEX)).models
-    configs = {path.name for path in (ROOT / 'configs').glob('*.py')}
-    assert {Path(model.config).name for model in models} == configs
+    configs = {path.relative_to(ROOT) for path in CONFIGS.values()}
+    assert {Path(model.config) for model in models} == configs
     train = subprocess.run(
         [sys.executable, TRAIN, CONFIG],
         cwd=tmp_path,

@@ -52,7 +52,9 @@ def show(fresh: bool) -> None:
         shutil.rmtree(WORK, ignore_errors=True)
     run('1/6 Data', {'data': ['tools/data/moving_shapes.py']})
     start = time.monotonic()
-    frozen = test('2/6 Frozen CLIP', {f'clip_{NAMES}': None, f'clip_{CAPTIONS}': None})
+    frozen = test(
+        '2/6 Frozen CLIP', {f'clip/clip_{NAMES}': None, f'clip/clip_{CAPTIONS}': None}
+    )
     title = '3/6 STOP learns to name motions'
     named = train(title, f'stop_{NAMES}', FEW_VALIDATIONS)
     title = '4/6 STOP goes on with captions'

@@ -25,7 +25,7 @@ class Collection(NamedTuple):
     url: str
 
 
-# By the first word of a config's name.
+# By the name of a config without its data set.
 COLLECTIONS = {
     'clip': Collection(
         'CLIP',
@@ -39,9 +39,9 @@ COLLECTIONS = {
         'CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval',
         'https://arxiv.org/abs/2104.08860',
     ),
-    'prompts': Collection(
-        'DeepPrompts',
-        'static deep prompts',
+    'vpt': Collection(
+        'VPT',
+        'VPT, static deep prompts',
         'Visual Prompt Tuning',
         'https://arxiv.org/abs/2203.12119',
     ),
@@ -86,6 +86,7 @@ MEASURED = {
     'stop_moving_shapes': 83.0,
     'stop_moving_shapes_retrieval': 53.7,
 }
+COUNTED: dict[str, int] = {}  # by the configs of both towers
 METRICS = {'recognition': 'top-1', 'retrieval': 'R@1'}
 
 HEAD = """\
@@ -113,6 +114,7 @@ class Entry(NamedTuple):
     """The facts about a config."""
 
     name: str
+    path: str
     collection: Collection
     task: str
     data_set: str
@@ -133,28 +135,39 @@ def main() -> None:
 
 
 def read_entries() -> list[Entry]:
-    return [read_entry(path) for path in sorted((ROOT / 'configs').glob('*.py'))]
+    configs = sorted((ROOT / 'configs').rglob('*.py'))
+    return [read_entry(path) for path in configs if '_base_' not in path.parts]
 
 
 def read_entry(path: Path) -> Entry:
     cfg = Config.fromfile(path)
-    method, data_set = path.stem.split('_', 1)
+    data_set = max((d for d in DATA_SETS if path.stem.endswith(f'_{d}')), key=len)
     retrieves = cfg.model.type == 'CLIPRetriever'
     return Entry(
         name=path.stem,
-        collection=COLLECTIONS[method],
+        path=str(path.relative_to(ROOT)),
+        collection=COLLECTIONS[path.stem.removesuffix(f'_{data_set}')],
         task='retrieval' if retrieves else 'recognition',
         data_set=DATA_SETS[data_set],
         arch=cfg.clip_vit.arch,
-        trained=count(build(cfg))['trainable'],
+        trained=count_trained(cfg),
         paper=PAPER.get(path.stem),
         measured=MEASURED.get(path.stem),
     )
 
 
+def count_trained(cfg: Config) -> int:
+    """Count what trains, once for all data sets on which a method is the same."""
+    text = cfg.model.text if 'text' in cfg.model else cfg.model.cls_head.text
+    towers = f'{cfg.model.backbone} {text}'
+    if towers not in COUNTED:
+        COUNTED[towers] = count(build(cfg))['trainable']
+    return COUNTED[towers]
+
+
 def document(entries: list[Entry]) -> str:
     return HEAD + ''.join(
-        f'| [`{e.name}`](../configs/{e.name}.py) | {e.task} | {e.data_set} '
+        f'| [`{e.name}`](../{e.path}) | {e.task} | {e.data_set} '
         f'| {e.collection.method} | `{e.arch}` | {e.trained:,} '
         f'| {figure(e, e.paper, "–")} | {figure(e, e.measured, "not measured")} |\n'
         for e in entries
@@ -189,7 +202,7 @@ def model(entry: Entry) -> dict[str, Any]:
     stated: dict[str, Any] = {
         'Name': entry.name,
         'In Collection': entry.collection.name,
-        'Config': f'configs/{entry.name}.py',
+        'Config': entry.path,
         'Metadata': metadata,
     }
     if entry.measured is not None:

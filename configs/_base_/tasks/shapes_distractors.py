@@ -1,0 +1,9 @@
+_base_ = [
+    '../models/moving_shapes_recognizer.py',
+    '../datasets/shapes_distractors.py',
+    '../schedules/moving_shapes.py',
+    '../default_runtime.py',
+]
+model = dict(
+    cls_head=dict(classes={{_base_.classes}}, template='a video of a red shape {}')
+)

@@ -1,0 +1,6 @@
+_base_ = ['../_base_/tasks/vatex.py', '../_base_/methods/clip4clip.py']
+model = dict(
+    backbone=dict(trainable={{_base_.trainable}}),
+    text=dict(trainable={{_base_.trainable}}),
+)
+optim_wrapper = {{_base_.recipe}}

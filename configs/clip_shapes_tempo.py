@@ -1,8 +1,0 @@
-# Zero-shot: nothing is trained, and tools/test.py needs no checkpoint.
-_base_ = [
-    '_base_/models/moving_shapes_recognizer.py',
-    '_base_/datasets/shapes_tempo.py',
-    '_base_/default_runtime.py',
-]
-model = dict(cls_head=dict(classes={{_base_.classes}}))
-train_dataloader = None

@@ -1,0 +1,24 @@
+"""The configs of this repository: STOP's beside each other, a folder for each other."""
+
+import copy
+import functools
+from pathlib import Path
+
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    path.stem: path
+    for path in sorted((ROOT / 'configs').rglob('*.py'))
+    if '_base_' not in path.parts
+}
+
+
+def read(name: str) -> Config:
+    """Return a copy of a config, which a process parses only once."""
+    return copy.deepcopy(_parse(name))
+
+
+@functools.cache
+def _parse(name: str) -> Config:
+    return Config.fromfile(CONFIGS[name])
