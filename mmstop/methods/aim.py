@@ -8,8 +8,7 @@ https://arxiv.org/abs/2302.03024. A block with the frozen branches attn and mlp 
     x += mlp(ln_2 x) + s M(ln_2 x)
 
 All four adapters are bottlenecks of a quarter of the width with GELU. S and T_in have a
-skip, T_out and M have none. Its second linear layer starts at zero, so the method starts
-as the frozen tower.
+skip around them, T_out and M have none. The method starts as the frozen tower.
 """
 
 from typing import Optional

@@ -54,8 +54,8 @@ class SpaceTimeBottleneck(nn.Module):
         )
         self.up = nn.Linear(hidden, width)
         nn.init.zeros_(self.conv.weight)
-        for layer in (self.down, self.conv, self.up):
-            nn.init.zeros_(layer.bias)
+        for bias in (self.down.bias, self.conv.bias, self.up.bias):
+            nn.init.zeros_(bias)
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T, N, D) -> (B, T, N, D)."""
@@ -161,8 +161,8 @@ def patches_per_frame(method: Tower, x: Tensor) -> int:
     N = method.grid[0] * method.grid[1]
     if x.shape[-3] == 1 and x.shape[-2] >= method.num_prefix + 2 * N:
         raise ConfigError(
-            f'{type(method).__name__} needs a sequence per frame, but the method around '
-            f"it joins the frames; set attention='frame' there"
+            f'{type(method).__name__} needs a sequence per frame, but the method '
+            f"around it joins the frames; set attention='frame' there"
         )
     return N
 
