@@ -27,6 +27,31 @@ class Collection(NamedTuple):
 
 # By the name of a config without its data set.
 COLLECTIONS = {
+    'adapter_attn': Collection(
+        'AdapterATTN',
+        'bottlenecks beside the attention',
+        'Towards a Unified View of Parameter-Efficient Transfer Learning',
+        'https://arxiv.org/abs/2110.04366',
+    ),
+    'adapter_ffn': Collection(
+        'AdapterFFN',
+        'bottlenecks beside the MLP',
+        'AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition',
+        'https://arxiv.org/abs/2205.13535',
+    ),
+    'aim': Collection(
+        'AIM',
+        'attention over time, bottlenecks',
+        'AIM: Adapting Image Models for Efficient Video Action Recognition',
+        'https://arxiv.org/abs/2302.03024',
+    ),
+    'bias': Collection(
+        'Bias',
+        'fine-tuning of biases',
+        'BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked '
+        'Language-models',
+        'https://arxiv.org/abs/2106.10199',
+    ),
     'clip': Collection(
         'CLIP',
         'frozen CLIP, zero-shot',
@@ -39,6 +64,12 @@ COLLECTIONS = {
         'CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval',
         'https://arxiv.org/abs/2104.08860',
     ),
+    'lora': Collection(
+        'LoRA',
+        'low-rank updates of q, k and v',
+        'LoRA: Low-Rank Adaptation of Large Language Models',
+        'https://arxiv.org/abs/2106.09685',
+    ),
     'vpt': Collection(
         'VPT',
         'VPT, static deep prompts',
@@ -50,6 +81,18 @@ COLLECTIONS = {
         'STOP',
         'STOP: Integrated Spatial-Temporal Dynamic Prompting for Video Understanding',
         'https://arxiv.org/abs/2503.15973',
+    ),
+    'video_text_adapter': Collection(
+        'Video-Text Adapter',
+        'convolutions over space and time in bottlenecks',
+        'ST-Adapter: Parameter-Efficient Image-to-Video Transfer Learning',
+        'https://arxiv.org/abs/2206.13559',
+    ),
+    'visual_text_adapter': Collection(
+        'Visual-Text Adapter',
+        'bottlenecks behind the MLP',
+        'Parameter-Efficient Transfer Learning for NLP',
+        'https://arxiv.org/abs/1902.00751',
     ),
 }
 DATA_SETS = {

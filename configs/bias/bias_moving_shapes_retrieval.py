@@ -1,0 +1,6 @@
+_base_ = '../_base_/tasks/moving_shapes_retrieval.py'
+trainable = r'\.bias$'  # of all layers but the attention's q, k and v
+model = dict(
+    backbone=dict(trainable=trainable),
+    text=dict(trainable=trainable),
+)
