@@ -103,7 +103,7 @@ RECIPES = {
     'lora': dict(real=(6e-4, 0.2)),
 }
 # Per config: what else its paper has on this data set.
-OWN = {'aim_ssv2': ('train_cfg', 'train_dataloader')}
+OWN = {'aim_ssv2': ('train_cfg', 'train_dataloader', 'auto_scale_lr')}
 # Options of a method's towers that depend on the data set.
 VARIED = {'aim': ('num_frames', 'temporal_in'), 'stop': ('depth',)}
 
@@ -199,7 +199,7 @@ def test_options_that_depend_on_the_data_set():
             assert aim.num_frames == frames
             assert aim.get('temporal_in', False) == (data_set == 'ssv2')
     ssv2 = read('aim_ssv2')
-    assert 8 * ssv2.train_dataloader.batch_size == 64
+    assert 8 * ssv2.train_dataloader.batch_size == ssv2.auto_scale_lr.base_batch_size
     assert ssv2.model.cls_head.label_smooth_eps == 0.1
 
 

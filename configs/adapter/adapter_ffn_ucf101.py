@@ -1,5 +1,7 @@
 _base_ = '../_base_/tasks/ucf101.py'
 model = dict(
     backbone=dict(_delete_=True, type='AdapterFFN', clip={{_base_.clip_vit}}),
-    cls_head=dict(text=dict(_delete_=True, type='AdapterFFN', clip={{_base_.clip_text}})),
+    cls_head=dict(
+        text=dict(_delete_=True, type='AdapterFFN', clip={{_base_.clip_text}})
+    ),
 )

@@ -7,3 +7,4 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=3e-4, weight_decay=0.05))
 train_cfg = dict(max_epochs=50)
 train_dataloader = dict(batch_size=8)  # 8 GPUs -> 64
+auto_scale_lr = dict(base_batch_size=64)
