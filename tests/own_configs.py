@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from pathlib import Path
 
 from mmengine.config import Config
@@ -12,6 +13,10 @@ CONFIGS = {
     for path in sorted((ROOT / 'configs').rglob('*.py'))
     if '_base_' not in path.parts
 }
+
+# One of each task for every method, which tests/test_configs.py compares with the
+# others, and all of STOP's.
+ONE_EACH = [name for name in CONFIGS if re.search(r'^stop_|_(hmdb51|msrvtt)$', name)]
 
 
 def read(name: str) -> Config:

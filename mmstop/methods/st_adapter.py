@@ -53,9 +53,9 @@ class SpaceTimeBottleneck(nn.Module):
             groups=hidden,
         )
         self.up = nn.Linear(hidden, width)
-        nn.init.zeros_(self.conv.weight)
-        for bias in (self.down.bias, self.conv.bias, self.up.bias):
-            nn.init.zeros_(bias)
+        for name, parameter in self.named_parameters():
+            if name == 'conv.weight' or name.endswith('bias'):
+                nn.init.zeros_(parameter)
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, T, N, D) -> (B, T, N, D)."""
