@@ -37,6 +37,9 @@ def towers_of(part):
 def build(config):
     for tower in towers_of(config.model):
         tower.update(arch=TINY, weights=None)
+    text = config.model.get('cls_head', config.model).text
+    if text.type == 'EfficientPromptCLIPText':
+        text.num_prompts = 2  # the tiny text tower has room for little
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return MODELS.build(config.model)
 
@@ -98,12 +101,24 @@ VALUES = {
 RECIPES = {
     'aim': dict(real=(3e-4, 0.05)),
     'clip4clip': dict(real=(1e-4, 0.2), shapes=1e-2),
+    'dgl_linear': dict(real=(2e-3, 0.2)),
+    'dgl_transformer': dict(real=(2e-3, 0.2)),
     'lora': dict(real=(6e-4, 0.2)),
+    'mpt_linear': dict(real=(2e-3, 0.2)),
+    'mpt_transformer': dict(real=(2e-3, 0.2)),
 }
 # Per config: what else its paper has on this data set.
 OWN = {'aim_ssv2': ('train_cfg', 'train_dataloader', 'auto_scale_lr')}
 # Options of a method's towers that depend on the data set.
-VARIED = {'aim': ('num_frames', 'temporal_in'), 'stop': ('depth',)}
+VARIED = {
+    'aim': ('num_frames', 'temporal_in'),
+    'dgl_transformer': ('num_frames',),
+    'efficient_prompt': ('num_frames', 'num_prompts'),
+    'mpt_transformer': ('num_frames',),
+    'stop': ('depth',),
+    'upt': ('num_frames',),
+    'vop_fp': ('num_frames',),
+}
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -177,7 +192,8 @@ def test_a_method_is_the_same_on_all_data_sets(name):
     method, _ = split(name)
     found, expected = towers_in(name), towers_in(f'{method}_hmdb51')
     for option in VARIED.get(method, ()):
-        found[0].pop(option, None), expected[0].pop(option, None)
+        for tower in (*found, *expected):
+            tower.pop(option, None)
     assert found == expected
 
 

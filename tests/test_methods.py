@@ -67,6 +67,14 @@ METHODS = [
     ),
     Method('AIMCLIPViT', 10_657_536, identity=True),
     Method('AIMCLIPViT', 14_208_000, dict(temporal_in=True), identity=True),
+    Method('DGLCLIPViT', 827_392),
+    Method('DGLCLIPViT', 9_575_168, dict(prompter='transformer')),
+    Method('MPTCLIPViT', 864_256),
+    Method('UPTCLIPViT', 9_572_096),
+    Method('VoPCLIPViT', 73_728),
+    Method('VoPCLIPViT', 344_064, dict(position=True, function=True)),
+    Method('VoPCLIPViT', 14_220_288, dict(context=True, function=True)),
+    Method('EfficientPromptCLIPViT', 6_310_912),
     Method('STOPCLIPViT', 6_533_632, tower=dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, dict(attention='frame'), dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, tower=dict(checkpoint=True)),
@@ -98,13 +106,19 @@ def trained_of(model):
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
+def text_share(model):
+    """What a loss gets from the prompts for the text tower, if the method makes any."""
+    prompts = model.text_prompts()
+    return 0 if prompts is None else prompts.sum()
+
+
 @every_method
 def test_one_step_moves_all_that_trains_and_nothing_else(method):
     model = method.build(in_training=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(trained_of(model).values(), lr=0.1)
     target = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
-    (model(wild(3, 5)) * target).sum().backward()
+    ((model(wild(3, 5)) * target).sum() + text_share(model)).backward()
     optimizer.step()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -119,7 +133,7 @@ def test_one_step_moves_all_that_trains_and_nothing_else(method):
 @pytest.mark.parametrize('video', [still(2, 4), wild(2, 1)], ids=['still', 'image'])
 def test_no_gradient_is_missing_or_infinite_where_nothing_moves(method, video):
     model = method.build(in_training=True)
-    model(video).sum().backward()
+    (model(video).sum() + text_share(model)).backward()
     for name, parameter in trained_of(model).items():
         assert parameter.grad is not None, f'{name} would hang data-parallel training'
         assert parameter.grad.isfinite().all(), name
@@ -207,7 +221,8 @@ def assert_autocast_stays_finite(method, dtype, *batches):
         model.zero_grad()
         with torch.autocast('cpu', dtype):
             out = model(videos)
-        out.float().sum().backward()
+            prompts = text_share(model)
+        (out.float().sum() + prompts).backward()
         assert out.isfinite().all()
         for name, parameter in trained_of(model).items():
             assert parameter.grad.isfinite().all(), name
@@ -243,10 +258,10 @@ def test_compiles_whole_and_once(method):
         compiled = torch.compile(model, fullgraph=True, backend=backend)
         for video in (wild(2, 5), still(2, 5).contiguous(), wild(2, 5, seed=1)):
             model.zero_grad()
-            model(video).sum().backward()
+            (model(video).sum() + text_share(model)).backward()
             expected = {n: p.grad.clone() for n, p in trained_of(model).items()}
             model.zero_grad()
-            compiled(video).sum().backward()
+            (compiled(video).sum() + text_share(model)).backward()
             torch.testing.assert_close(compiled(video), model(video))
             for name, parameter in trained_of(model).items():
                 torch.testing.assert_close(

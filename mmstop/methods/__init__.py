@@ -2,19 +2,30 @@
 
 from .adapters import AdapterATTN, AdapterFFN, HoulsbyAdapter
 from .aim import AIMCLIPViT
+from .dgl import DGLCLIPViT
+from .efficient_prompt import EfficientPromptCLIPText, EfficientPromptCLIPViT
+from .mpt import MPTCLIPViT
 from .prompts import DeepPromptCLIPViT
 from .st_adapter import STAdapter
 from .stop import STOPCLIPViT, STOPTrace
 from .text_prompts import PromptedCLIPText
+from .upt import UPTCLIPViT
+from .vop import VoPCLIPViT
 
 __all__ = [
     'AIMCLIPViT',
     'AdapterATTN',
     'AdapterFFN',
+    'DGLCLIPViT',
     'DeepPromptCLIPViT',
+    'EfficientPromptCLIPText',
+    'EfficientPromptCLIPViT',
     'HoulsbyAdapter',
+    'MPTCLIPViT',
     'PromptedCLIPText',
     'STAdapter',
     'STOPCLIPViT',
     'STOPTrace',
+    'UPTCLIPViT',
+    'VoPCLIPViT',
 ]

@@ -74,7 +74,7 @@ class PromptedCLIPText(TunedTower):
         x = self.embed(inputs)
         mask = prompt_mask(inputs, prompts.shape[1])
         for i in range(self.depth):
-            own = prompts[i].expand(len(x), -1, -1).to(x.dtype)
+            own = prompts[i].expand(x.shape[0], -1, -1).to(x.dtype)
             context = torch.cat([x, own], dim=1)
             x = x + self._branch(self.attend, i, x, context, mask)
             x = x + self._branch(self.feed, i, x)

@@ -1,0 +1,8 @@
+# Efficient Prompt: a transformer on frozen frames, prompts around the words.
+_base_ = '../_base_/tasks/ssv2.py'
+model = dict(
+    backbone=dict(_delete_=True, type='EfficientPromptCLIPViT',
+        clip={{_base_.clip_vit}}, num_frames={{_base_.num_frames}}),
+    cls_head=dict(text=dict(
+        _delete_=True, type='EfficientPromptCLIPText', clip={{_base_.clip_text}})),
+)

@@ -1,0 +1,8 @@
+# UPT: one transformer block makes the prompts of both towers.
+_base_ = '../_base_/tasks/moving_shapes_retrieval.py'
+model = dict(
+    backbone=dict(_delete_=True, type='UPTCLIPViT', clip={{_base_.clip_vit}},
+        num_frames={{_base_.num_frames}}),
+    text=dict(_delete_=True, type='PromptedCLIPText',
+        clip={{_base_.clip_text}}, num_prompts=0),
+)

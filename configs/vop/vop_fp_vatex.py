@@ -1,0 +1,7 @@
+# VoP^F+P: prompts by place in the video, then prompts for the whole video.
+_base_ = '../_base_/tasks/vatex.py'
+model = dict(
+    backbone=dict(_delete_=True, type='VoPCLIPViT', clip={{_base_.clip_vit}},
+        function=True, position=True, num_frames={{_base_.num_frames}}),
+    text=dict(_delete_=True, type='PromptedCLIPText', clip={{_base_.clip_text}}),
+)

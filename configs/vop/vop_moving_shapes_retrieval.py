@@ -1,0 +1,6 @@
+# VoP: prompts in every block of both towers.
+_base_ = '../_base_/tasks/moving_shapes_retrieval.py'
+model = dict(
+    backbone=dict(_delete_=True, type='VoPCLIPViT', clip={{_base_.clip_vit}}),
+    text=dict(_delete_=True, type='PromptedCLIPText', clip={{_base_.clip_text}}),
+)
