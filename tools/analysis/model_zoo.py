@@ -64,12 +64,55 @@ COLLECTIONS = {
         'CLIP4Clip: An Empirical Study of CLIP for End to End Video Clip Retrieval',
         'https://arxiv.org/abs/2104.08860',
     ),
+    **{
+        f'dgl_{kind}': Collection(
+            f'DGL-{kind.title()}',
+            f'global and local prompts, {kind}',
+            'DGL: Dynamic Global-Local Prompt Tuning for Text-Video Retrieval',
+            'https://arxiv.org/abs/2401.10588',
+        )
+        for kind in ('linear', 'transformer')
+    },
+    'efficient_prompt': Collection(
+        'Efficient Prompt',
+        'transformer on frozen frames, prompts around the words',
+        'Prompting Visual-Language Models for Efficient Video Understanding',
+        'https://arxiv.org/abs/2112.04478',
+    ),
     'lora': Collection(
         'LoRA',
         'low-rank updates of q, k and v',
         'LoRA: Low-Rank Adaptation of Large Language Models',
         'https://arxiv.org/abs/2106.09685',
     ),
+    **{
+        f'mpt_{kind}': Collection(
+            f'MPT-{kind.title()}',
+            f'spatial, temporal and global prompts, {kind}; unverified',
+            'MPT: Multi-grained Prompt Tuning for Text-Video Retrieval',
+            'https://openreview.net/forum?id=sIwZ6TIn0P',
+        )
+        for kind in ('linear', 'transformer')
+    },
+    'upt': Collection(
+        'UPT',
+        'prompts of both towers from one transformer block',
+        'Unified Vision and Language Prompt Learning',
+        'https://arxiv.org/abs/2210.07225',
+    ),
+    **{
+        config: Collection(
+            name,
+            method,
+            'VoP: Text-Video Co-operative Prompt Tuning for Cross-Modal Retrieval',
+            'https://arxiv.org/abs/2211.12764',
+        )
+        for config, name, method in (
+            ('vop', 'VoP', 'prompts in both towers'),
+            ('vop_fc', 'VoP^F+C', 'prompts from the frames, then for the video'),
+            ('vop_fp', 'VoP^F+P', 'prompts by position, then for the video'),
+        )
+    },
     'vpt': Collection(
         'VPT',
         'VPT, static deep prompts',
