@@ -24,7 +24,7 @@ class Method:
     trained: int  # parameters that train with the defaults of ViT-B/32
     options: dict = field(default_factory=dict)
     tower: dict = field(default_factory=dict)  # options of the tower inside
-    identity: bool = False  # it starts as the tower inside, so some gradients are zero
+    zeros: bool = False  # it starts with some, and so do some of its gradients
     idle: str = '^$'  # parameters that count in the paper but never get a gradient
 
     def build(self, clip: dict = VIT, in_training: bool = False) -> Any:
@@ -35,7 +35,7 @@ class Method:
         torch.manual_seed(0)
         clip = dict(clip, **self.tower)
         model = MODELS.build(dict(type=self.name, clip=clip, **self.options)).eval()
-        if in_training and self.identity:
+        if in_training and self.zeros:
             for parameter in trained_of(model).values():
                 parameter.data += 0.02 * torch.randn_like(parameter)
         return model
@@ -54,15 +54,15 @@ METHODS = [
     Method('STOPCLIPViT', 6_533_632, dict(strength=0.3, depth=2)),
     Method('DeepPromptCLIPViT', 73_728),
     Method('AdapterCLIPViT', 1_189_632),
-    Method('AdapterATTN', 1_189_632, identity=True),
-    Method('AdapterFFN', 1_189_632, identity=True),
+    Method('AdapterATTN', 1_189_632, zeros=True),
+    Method('AdapterFFN', 1_189_632, zeros=True),
     Method('HoulsbyAdapter', 7_091_712),
-    Method('STAdapter', 7_220_736, identity=True, idle=LAST),
+    Method('STAdapter', 7_220_736, zeros=True, idle=LAST),
     Method(
         'STAdapter',
         14_441_472,
         dict(before=['attention', 'mlp']),
-        identity=True,
+        zeros=True,
         idle=LAST,
     ),
     Method('AIMCLIPViT', 10_657_536, identity=True),
@@ -75,6 +75,9 @@ METHODS = [
     Method('VoPCLIPViT', 344_064, dict(position=True, function=True)),
     Method('VoPCLIPViT', 14_220_288, dict(context=True, function=True)),
     Method('EfficientPromptCLIPViT', 6_310_912),
+    Method('AIMCLIPViT', 10_657_536, zeros=True),
+    Method('AIMCLIPViT', 14_208_000, dict(temporal_in=True), zeros=True),
+    Method('TempMeCLIPViT', 311_040, tower=dict(lora=dict(rank=8)), zeros=True),
     Method('STOPCLIPViT', 6_533_632, tower=dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, dict(attention='frame'), dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, tower=dict(checkpoint=True)),
@@ -173,7 +176,11 @@ def test_what_was_trained_is_all_that_a_checkpoint_needs(method):
     for parameter in trained_of(model).values():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
     expected = model(video)
-    saved = {n: v.clone() for n, v in model.state_dict().items() if 'clip.' not in n}
+    saved = {
+        n: v.clone()
+        for n, v in model.state_dict().items()
+        if 'clip.' not in n or n in trained_of(model)
+    }
     for parameter in trained_of(model).values():
         parameter.normal_()
     assert not torch.allclose(model(video), expected)

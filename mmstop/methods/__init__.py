@@ -8,6 +8,7 @@ from .mpt import MPTCLIPViT
 from .prompts import DeepPromptCLIPViT
 from .st_adapter import STAdapter
 from .stop import STOPCLIPViT, STOPTrace
+from .tempme import TempMeCLIPViT
 from .text_prompts import PromptedCLIPText
 from .upt import UPTCLIPViT
 from .vop import VoPCLIPViT
@@ -28,4 +29,5 @@ __all__ = [
     'STOPTrace',
     'UPTCLIPViT',
     'VoPCLIPViT',
+    'TempMeCLIPViT',
 ]

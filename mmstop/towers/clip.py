@@ -154,16 +154,19 @@ class CLIPTower(Tower):
             F.linear(out, self._weight(i, 'out'), block.attn.out_proj.bias)
         )
 
-    def _weight(self, i: int, layer: str) -> Tensor:
-        """Return the weights of a layer of block ``i``, with LoRA's if it has them."""
+    def _weight(self, i: int, layer: str, rows: slice = slice(None)) -> Tensor:
+        """Return rows of a layer's weights in block ``i``, with LoRA's if it has them.
+
+        The rows of 'qkv' are those of queries, keys and values, D each.
+        """
         block = self.blocks[i]
         weight = {
             'qkv': block.attn.in_proj_weight,
             'out': block.attn.out_proj.weight,
             'up': block.mlp.c_fc.weight,
             'down': block.mlp.c_proj.weight,
-        }[layer]
-        return self.lora[layer][i](weight) if layer in self.lora else weight
+        }[layer][rows]
+        return self.lora[layer][i](weight, rows) if layer in self.lora else weight
 
     def _attend_once(
         self, i: int, x: Tensor, context: Tensor, mask: Optional[Tensor]
@@ -182,8 +185,8 @@ class CLIPTower(Tower):
         # A module, so that PyTorch's forward hooks see the weights.
         seen = self.softmax(scores).to(context.dtype) @ context  # (..., heads, D)
         D, heads = self.width, scores.shape[-2]
-        weight = self._weight(i, 'qkv')[2 * D :].unflatten(0, (heads, -1))
-        out = torch.einsum('...hD,hdD->...hd', seen, weight).flatten(-2)
+        values = self._weight(i, 'qkv', slice(2 * D, None)).unflatten(0, (heads, -1))
+        out = torch.einsum('...hD,hdD->...hd', seen, values).flatten(-2)
         return out + self.blocks[i].attn.in_proj_bias[2 * D :]
 
     def _scores(self, i: int, x: Tensor, context: Tensor) -> Tensor:
@@ -194,18 +197,19 @@ class CLIPTower(Tower):
         have passed the block's LayerNorm.
         """
         attn, D = self.blocks[i].attn, self.width
-        weight, bias = self._weight(i, 'qkv'), attn.in_proj_bias
+        weight, bias = self._weight(i, 'qkv', slice(2 * D)), attn.in_proj_bias
         q = F.linear(x, weight[:D], bias[:D])
         q = q.unflatten(-1, (attn.num_heads, -1))  # (..., heads, d)
-        keys = weight[D : 2 * D].unflatten(0, (attn.num_heads, -1))  # (heads, d, D)
+        keys = weight[D:].unflatten(0, (attn.num_heads, -1))  # (heads, d, D)
         looks = torch.einsum('...hd,hdD->...hD', q * q.shape[-1] ** -0.5, keys)
         return looks @ context.transpose(-2, -1)
 
     def mean_keys(self, i: int, x: Tensor) -> Tensor:
         attn, D = self.blocks[i].attn, self.width
         # The mean over heads of the keys is one projection with the mean weights.
-        weight = self._weight(i, 'qkv')[D : 2 * D].unflatten(0, (attn.num_heads, -1))
-        bias = attn.in_proj_bias[D : 2 * D].unflatten(0, (attn.num_heads, -1))
+        keys = slice(D, 2 * D)
+        weight = self._weight(i, 'qkv', keys).unflatten(0, (attn.num_heads, -1))
+        bias = attn.in_proj_bias[keys].unflatten(0, (attn.num_heads, -1))
         return F.linear(self.normalize(i, x), weight.mean(0), bias.mean(0))
 
     def _qkv(

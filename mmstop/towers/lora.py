@@ -34,9 +34,9 @@ class LowRank(nn.Module):
         self.down = nn.Parameter(nn.init.kaiming_uniform_(down, a=math.sqrt(5)))
         self.up = nn.Parameter(torch.zeros(rows, rank))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """(rows, columns) -> (rows, columns)."""
-        return weight + (self.up @ self.down).to(weight.dtype)
+    def forward(self, weight: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Add to some rows of the weight, which are given: (n, columns)."""
+        return torch.addmm(weight, self.up[rows], self.down)
 
 
 def check_lora(rank: int, layers: Sequence[str] = ('qkv',)) -> Sequence[str]:

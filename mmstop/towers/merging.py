@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['PatchMerger']
+__all__ = ['PatchMerger', 'match']
 
 
 class PatchMerger:
@@ -32,7 +32,7 @@ class PatchMerger:
         self.frames = frames
         self.patches = patches
         self.sizes: Optional[Tensor] = None  # (..., frames, patches), once not all 1
-        self._last: Optional[tuple[Tensor, Tensor, Tensor]] = None  # result of _match
+        self._last: Optional[tuple[Tensor, Tensor, Tensor]] = None  # result of match
 
     def mask(self, mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
         """Weight each token in attention by the number of patches it represents.
@@ -63,7 +63,7 @@ class PatchMerger:
             sizes = torch.ones(tokens.shape[:-1], dtype=tokens.dtype, device=x.device)
         else:
             tokens = tokens * sizes.unsqueeze(-1)
-        self._last = merged, kept, partner = _match(tokens, pairs)
+        self._last = merged, kept, partner = match(tokens, pairs)
         tokens = _merge(tokens, merged, kept, partner)
         self.sizes = _merge(sizes.unsqueeze(-1), merged, kept, partner).squeeze(-1)
         # Not in place: under torch.jit.trace the caller holds the same tensor.
@@ -86,7 +86,7 @@ class PatchMerger:
         return torch.cat([x[..., :rest, :], tokens], dim=-2)
 
 
-def _match(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+def match(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
     """Choose which of the tokens (..., n, D) to merge.
 
     Returns:
