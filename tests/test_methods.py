@@ -78,6 +78,8 @@ METHODS = [
     Method('AIMCLIPViT', 10_657_536, zeros=True),
     Method('AIMCLIPViT', 14_208_000, dict(temporal_in=True), zeros=True),
     Method('TempMeCLIPViT', 311_040, tower=dict(lora=dict(rank=8)), zeros=True),
+    Method('UniPT', 5_644_289, idle=r'^confidence\.bias$'),
+    Method('DiscoVLACLIPViT', 347_168, tower=dict(lora=dict(rank=8)), zeros=True),
     Method('STOPCLIPViT', 6_533_632, tower=dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, dict(attention='frame'), dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, tower=dict(checkpoint=True)),

@@ -1,6 +1,5 @@
 """TempMe: its merging against a plain loop, what it costs, and its arguments."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F

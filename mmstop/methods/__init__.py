@@ -5,6 +5,7 @@ from .aim import AIMCLIPViT
 from .dgl import DGLCLIPViT
 from .efficient_prompt import EfficientPromptCLIPText, EfficientPromptCLIPViT
 from .mpt import MPTCLIPViT
+from .discovla import DiscoVLACLIPText, DiscoVLACLIPViT
 from .prompts import DeepPromptCLIPViT
 from .st_adapter import STAdapter
 from .stop import STOPCLIPViT, STOPTrace
@@ -12,6 +13,7 @@ from .tempme import TempMeCLIPViT
 from .text_prompts import PromptedCLIPText
 from .upt import UPTCLIPViT
 from .vop import VoPCLIPViT
+from .unipt import UniPT
 
 __all__ = [
     'AIMCLIPViT',
@@ -21,6 +23,8 @@ __all__ = [
     'DeepPromptCLIPViT',
     'EfficientPromptCLIPText',
     'EfficientPromptCLIPViT',
+    'DiscoVLACLIPText',
+    'DiscoVLACLIPViT',
     'HoulsbyAdapter',
     'MPTCLIPViT',
     'PromptedCLIPText',
@@ -30,4 +34,5 @@ __all__ = [
     'UPTCLIPViT',
     'VoPCLIPViT',
     'TempMeCLIPViT',
+    'UniPT',
 ]

@@ -1,0 +1,14 @@
+# CLS that sees all frames, and LoRA in both towers; without pseudo captions.
+_base_ = '../_base_/tasks/vatex.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='DiscoVLACLIPViT',
+        clip=dict(_base_.clip_vit, lora=dict(rank=8)),
+    ),
+    text=dict(
+        _delete_=True,
+        type='DiscoVLACLIPText',
+        clip=dict(_base_.clip_text, lora=dict(rank=8)),
+    ),
+)

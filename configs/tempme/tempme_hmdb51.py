@@ -1,0 +1,11 @@
+# Token merging across neighbouring frames, with LoRA in both towers.
+_base_ = '../_base_/tasks/hmdb51.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='TempMeCLIPViT',
+        clip=dict(_base_.clip_vit, lora=dict(rank=8)),
+    ),
+    cls_head=dict(text=dict(lora=dict(rank=8))),
+)
+optim_wrapper = dict(optimizer=dict(lr=6e-4))

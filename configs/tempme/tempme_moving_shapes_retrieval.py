@@ -1,0 +1,11 @@
+# Token merging across neighbouring frames, with LoRA in both towers.
+_base_ = '../_base_/tasks/moving_shapes_retrieval.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='TempMeCLIPViT',
+        clip=dict(_base_.clip_vit, lora=dict(rank=8)),
+        joins=(2, 3),
+    ),
+    text=dict(lora=dict(rank=8)),
+)
