@@ -1,0 +1,112 @@
+"""The comparison of the methods: what it runs, tunes, measures and reports."""
+
+import csv
+import json
+
+import compare
+import compare_report
+import model_zoo
+import pytest
+from ablation import ROWS
+from mmengine.config import Config
+from tiny_run import log_little, write_tiny_retrieval
+
+TABLES = compare_report.TARGETS['tables']
+
+
+def test_targets_are_those_of_the_model_zoo():
+    for config, value in model_zoo.PAPER.items():
+        method, data_set = config.split('_', 1)
+        found = [
+            compare_report.target(data_set, method, metric)
+            for metric in ('acc/top1', 'retrieval/t2v/R1')
+        ]
+        assert value in found
+    for table in TABLES.values():
+        for figures in table['rows'].values():
+            assert list(figures) == table['data']
+            for values in figures.values():
+                assert len(values) == len(table['metrics'])
+    assert [*TABLES['table4']['rows']] == [*ROWS][:4]
+    assert TABLES['table4']['rows']['neither']['ucf101'] == [70.2]
+
+
+def test_data_sets_that_are_not_there_are_left_out(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert compare.main(['table3']) == 2
+    error = capsys.readouterr().err
+    assert 'vatex is not there and left out' in error
+    assert 'none of activitynet, didemo, vatex is there; prepare one' in error
+    args = compare.parse_args(['table2', '--data', 'moving_shapes', 'own'])
+    assert compare.data_sets_of(args) == ['moving_shapes_retrieval', 'own']
+
+
+def test_a_config_that_does_not_exist_is_named(capsys):
+    assert compare.main(['table1', '--methods', 'stop', 'x', '--data', 'ssv2']) == 2
+    error = capsys.readouterr().err
+    assert 'has no x_ssv2.py; for ssv2 it has ' in error and 'unipt' in error
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A folder with three methods on a tiny data set for retrieval."""
+    cfg = Config.fromfile(write_tiny_retrieval(tmp_path))
+    cfg.default_hooks.logger.interval = 1
+    folder = tmp_path / 'configs'
+    folder.mkdir()
+    cfg.clip_vit, cfg.num_frames = cfg.model.backbone.clip, 4
+    cfg.train_cfg.max_epochs = 1
+    cfg.dump(folder / 'stop_tiny.py')
+    cfg.model.backbone.type = 'TempMeCLIPViT'
+    cfg.dump(folder / 'tempme_tiny.py')
+    return folder
+
+
+@pytest.mark.slow
+def test_comparison_tunes_runs_and_reports(configs, tmp_path, monkeypatch):
+    log_little(monkeypatch)
+    results = tmp_path / 'found' / 'comparison.json'
+    common = ['--configs', str(configs), '--json', str(results), '--data', 'tiny']
+    work = ['--work-dir', str(tmp_path / 'w'), '--seeds', '3', '--jobs', '2']
+    run = ['table2', '--methods', 'stop', 'tempme', *common, *work]
+    assert compare.main([*run, '--rates', '1e-3', '1e-2']) == 0
+    found = json.loads(results.read_text())['results']['tiny']
+    assert found.keys() == {'stop', 'tempme'}
+    for row in found.values():
+        assert row['tuning'].keys() == {'1e-3', '1e-2'}
+        assert row['tuning'][row['rate']] == max(row['tuning'].values())
+        assert 'retrieval/v2t/MnR' in row['seeds']['3']
+    monkeypatch.setattr(compare, 'measure', None)  # costs train nothing
+    assert (
+        compare.main(['costs', '--methods', 'tempme', *common, '--repeats', '1']) == 0
+    )
+    costs = json.loads(results.read_text())['costs']['tempme']
+    assert costs['gmacs'] > 0 and costs['forward_ratio'] > 0 and costs['step_mb'] > 0
+    with results.with_suffix('.csv').open() as file:
+        lines = {line['method']: line for line in csv.DictReader(file)}
+    assert float(lines['tempme']['GMACs']) == costs['gmacs']
+    assert lines['stop']['paper'] == '7.53' and lines['stop']['seeds'] == '1'
+    assert results.with_suffix('.png').stat().st_size > 1000
+
+
+def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
+    seeds = {'0': {'acc/top1': 0.7}, '1': {'acc/top1': 0.72}}
+    path = tmp_path / 'comparison.json'
+    path.write_text(
+        json.dumps(
+            dict(
+                costs=dict(stop=dict(trained=6_533_632, forward_ratio=1.1)),
+                results=dict(
+                    hmdb51=dict(
+                        stop=dict(trained=6_533_632, rate='1e-3', seeds=seeds),
+                        clip=dict(trained=0, seeds={'0': {'acc/top1': 0.4}}),
+                    )
+                ),
+            )
+        )
+    )
+    compare_report.main([str(path)])
+    page = path.with_suffix('.md').read_text()
+    row = '| stop | 6,533,632 | 6,533,632 | 7.53 | – | 1.10 | – | – | 1e-3 | 2 '
+    assert f'{row}| 71.0 ± 1.0 (72.0) |' in page
+    assert '| clip | 0 | – | – | – | – | – | – | – | 1 | 40.0 |' in page

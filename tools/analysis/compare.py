@@ -1,0 +1,287 @@
+"""Train and test the methods of the paper's tables, each with the same small tuning.
+
+    python tools/analysis/compare.py table1 --data moving_shapes --jobs 2 \\
+        --rates 1e-3 3e-3 1e-2
+    python tools/analysis/compare.py table2                       # on MSR-VTT
+    python tools/analysis/compare.py table1 --methods tempme stop --data ssv2
+    python tools/analysis/compare.py costs --methods tempme unipt
+
+``table1`` is recognition, ``table2`` and ``table3`` are retrieval, and ``table4`` turns
+STOP's prompters on and off. Each uses its data sets that are there, or those of
+``--data``. With ``--rates``, every method tries all of these learning rates with the
+first seed, and keeps the one that is best on the validation split; without, it keeps
+its config's. tools/analysis/variants.py does the runs, so finished ones are reused.
+
+``costs`` measures the video towers of the MSR-VTT configs as benchmark.py does.
+
+Everything is added to a JSON file as soon as it is known. Beside the file stand the
+page, the CSV and the plot that tools/analysis/compare_report.py makes of it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from threading import Lock
+from typing import NamedTuple, Optional
+
+import benchmark
+import compare_report
+from ablation import ROWS
+from compare_report import ROOT, TARGETS
+from get_params import build, count
+from measuring import alone, positive
+from variants import Variant, measure
+
+from mmstop.engine.checks import load_config
+from mmstop.errors import ConfigError
+
+RATE = 'optim_wrapper.optimizer.lr'
+COSTS = 'costs'
+
+
+class Row(NamedTuple):
+    """One line of a table: a config, changed by some options."""
+
+    name: str
+    config: Path
+    options: tuple[str, ...]
+    metric: str
+    trained: bool
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('table', choices=[*TARGETS['tables'], COSTS])
+    add('--methods', nargs='+', help="names of configs; the table's rows by default")
+    add('--data', nargs='+', help='other data sets, such as moving_shapes')
+    add('--configs', type=Path, default=ROOT / 'configs', help='folder of the configs')
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    add('--rates', nargs='+', default=[], help='learning rates to choose from')
+    add('--jobs', type=positive, default=1, help='methods at a time')
+    add('--repeats', type=positive, default=5, help='rounds of timing, for costs')
+    add('--batch', type=positive, default=2, help='videos at a time, for costs')
+    add('--work-dir', type=Path, default=Path('work_dirs/compare'))
+    add('--json', type=Path, default=ROOT / 'docs' / 'comparison.json')
+    args = parser.parse_args(argv)
+    args.test_options = []  # for measure
+    return args
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse_args(argv)
+    try:
+        if args.table == COSTS:
+            measure_costs(args)
+        else:
+            run_tables(args)
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: a run failed
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    compare_report.write(args.json)
+    return 0
+
+
+# --- What to run --------------------------------------------------------------------
+
+
+def find_config(folder: Path, method: str, data_set: str) -> Path:
+    """Find METHOD_DATASET.py in the folder or a folder of it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = sorted(folder.rglob(f'{method}_{data_set}.py'))
+    if not found:
+        known = sorted(
+            path.stem.removesuffix(f'_{data_set}')
+            for path in folder.rglob(f'*_{data_set}.py')
+        )
+        raise ConfigError(
+            f'{folder} has no {method}_{data_set}.py; for {data_set} it has '
+            f'{", ".join(known) or "nothing"}'
+        )
+    return found[0]
+
+
+def rows_of(args: argparse.Namespace, data_set: str) -> list[Row]:
+    """Return the lines of a table on a data set."""
+    table = TARGETS['tables'][args.table]
+    names = args.methods or list(table['rows'])
+    rows = []
+    for name in names:
+        options: tuple[str, ...] = ()
+        method = name
+        if args.table == 'table4':
+            method, options = 'stop', ROWS[name]
+        path = find_config(args.configs, method, data_set)
+        trained = bool(load_config(str(path)).get('train_dataloader'))
+        rows.append(
+            Row(
+                name,
+                path,
+                tuple(f'model.backbone.{option}' for option in options),
+                table['metrics'][0],
+                trained and name != 'neither',
+            )
+        )
+    return rows
+
+
+def data_sets_of(args: argparse.Namespace) -> list[str]:
+    """Return the data sets to use.
+
+    Raises:
+        ConfigError: none of those of the table is there.
+    """
+    table = TARGETS['tables'][args.table]
+    retrieves = table['metrics'][0].startswith('retrieval/')
+    if args.data:
+        return [
+            'moving_shapes_retrieval' if retrieves and d == 'moving_shapes' else d
+            for d in args.data
+        ]
+    here = [d for d in table['data'] if is_here(args.configs, d)]
+    for data_set in {*table['data']} - {*here}:
+        print(f'{data_set} is not there and left out', file=sys.stderr)
+    if not here:
+        raise ConfigError(
+            f'{args.table}: none of {", ".join(table["data"])} is there; prepare one '
+            f'(docs/data.md), or use --data moving_shapes'
+        )
+    return here
+
+
+def is_here(configs: Path, data_set: str) -> bool:
+    """Tell whether the annotations for testing on a data set exist."""
+    cfg = load_config(str(find_config(configs, 'stop', data_set)))
+    dataset = cfg.test_dataloader.dataset
+    return Path(dataset.get('data_root') or '', dataset.ann_file).exists()
+
+
+# --- Runs ---------------------------------------------------------------------------
+
+
+def run_tables(args: argparse.Namespace) -> None:
+    """Run all lines on all data sets, some at a time."""
+    jobs = [(d, row) for d in data_sets_of(args) for row in rows_of(args, d)]
+    adding = Lock()
+
+    def run(data_set: str, row: Row) -> None:
+        found = run_row(args, row)
+        with adding:
+            add(args.json, ['results', data_set, row.name], found)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures = [pool.submit(run, *job) for job in jobs]
+    for future in futures:
+        future.result()
+
+
+def run_row(args: argparse.Namespace, row: Row) -> dict:
+    """Tune a method, then train and test it with every seed."""
+    own = argparse.Namespace(
+        **{**vars(args), 'config': str(row.config), 'metric': row.metric}
+    )
+    found: dict = {'trained': count(build(load_config(own.config)))['trainable']}
+    variant = Variant(row.name.replace(' ', '-'), row.options, row.trained)
+    seeds = args.seeds
+    if not row.trained:
+        found['trained'], seeds = 0, seeds[:1]
+    elif args.rates:
+        found['tuning'] = {rate: tune(own, variant, rate) for rate in args.rates}
+        found['rate'] = max(found['tuning'], key=found['tuning'].get)
+        variant = with_rate(variant, found['rate'])
+    found['seeds'] = {
+        str(seed): {
+            name: round(value, 6)
+            for name, value in measure(own, variant, seed).items()
+            if '/' in name  # leave out the loading times
+        }
+        for seed in seeds
+    }
+    return found
+
+
+def with_rate(variant: Variant, rate: str) -> Variant:
+    return Variant(
+        f'{variant.folder}-lr{rate}',
+        [*variant.options, f'{RATE}={rate}'],
+        variant.trained,
+    )
+
+
+def tune(args: argparse.Namespace, variant: Variant, rate: str) -> float:
+    """Return the best score on the validation split with a learning rate.
+
+    It is that of the epoch whose checkpoint the run keeps, with the first seed.
+    """
+    variant, seed = with_rate(variant, rate), args.seeds[0]
+    measure(args, variant, seed)
+    folder = args.work_dir / Path(args.config).stem / f'{variant.folder}-seed{seed}'
+    lines = [
+        json.loads(line)
+        for log in folder.glob('*/vis_data/scalars.json')
+        if log.parts[-3] != 'test'
+        for line in log.read_text().splitlines()
+    ]
+    return max(line[args.metric] for line in lines if args.metric in line)
+
+
+def add(path: Path, keys: Sequence[str], value: dict) -> None:
+    """Put a value into the JSON file, under these nested keys."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    place = found
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+    place[keys[-1]] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps(found, indent=1, sort_keys=True) + '\n')
+    part.replace(path)
+
+
+# --- Costs --------------------------------------------------------------------------
+
+
+def measure_costs(args: argparse.Namespace) -> None:
+    """Measure each video tower against open_clip's, in turns, in a fresh process."""
+    known = json.loads(args.json.read_text()) if args.json.exists() else {}
+    data_set = (args.data or ['msrvtt'])[0]
+    for method in args.methods or TARGETS['trained_m']:
+        if method in known.get(COSTS, {}):
+            continue
+        config = str(find_config(args.configs, method, data_set))
+        found = alone(cost_of, config, args.repeats, args.batch)
+        print(f'{method}: {found}', file=sys.stderr, flush=True)
+        add(args.json, [COSTS, method], found)
+
+
+def cost_of(config: str, repeats: int, batch: int) -> Mapping[str, float]:
+    """Return the medians of a config's video tower, and all that the config trains."""
+    cfg = load_config(config)
+    tower = cfg.model.backbone.to_dict()
+    towers = {benchmark.REFERENCE: benchmark.METHODS[benchmark.REFERENCE]}
+    towers['method'] = tower
+    arch = cfg.clip_vit.arch
+    setup = benchmark.Setup(arch, cfg.num_frames, batch)
+    plain, row = benchmark.measure(towers, setup, repeats, memory=False)
+    memory = benchmark.peaks(tower, setup)
+    return {
+        'trained': count(build(cfg))['trainable'],
+        'gmacs': round(row['gmacs_per_video'], 3),
+        'plain_gmacs': round(plain['gmacs_per_video'], 3),
+        'forward_ratio': round(median(row['forward_ratio']), 3),
+        'step_ratio': round(median(row['step_ratio']), 3),
+        **{name: round(value) for name, value in memory.items()},
+    }
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Make docs/comparison.md, .csv and .png from the results of compare.py.
+
+    python tools/analysis/compare_report.py docs/comparison.json
+
+There is a table for each data set. Figures are means over the seeds on the test split;
+beside them stands what the STOP paper prints, from configs/targets.json.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Optional
+
+from matplotlib.figure import Figure
+from reports import table
+from variants import percent
+
+ROOT = Path(__file__).parents[2]
+TARGETS: dict[str, Any] = json.loads((ROOT / 'configs' / 'targets.json').read_text())
+NAMES = {'acc/top1': 'top-1', 'acc/top5': 'top-5'} | {
+    f'retrieval/{way}/{key}': f'{way} {key}'
+    for way in ('t2v', 'v2t')
+    for key in ('R1', 'R5', 'R10', 'MnR')
+}
+COSTS = {
+    'gmacs': 'GMACs',
+    'forward_ratio': 'forward',
+    'step_ratio': 'step',
+    'step_mb': 'step, MB',
+}
+HEAD = """\
+# Comparison
+
+`python tools/analysis/compare_report.py {file}` writes this page from the results that
+`tools/analysis/compare.py` collects there. Figures are means over the seeds on the test
+split, with the checkpoint that was best on the validation split; accuracies and recalls
+in %. In brackets is what the STOP paper prints, where it is known.
+
+- *trained* counts the parameters of the config that ran, *B/32* those of the method's
+  MSR-VTT config, and *paper* is the paper's column, in millions.
+- *GMACs*, *forward* and *step* are those of the video tower of the MSR-VTT config, for
+  12 frames; both times are relative to open_clip's plain frozen tower in the same run.
+- *rate* is the learning rate that was best on the validation split, out of the same
+  list for every method; – stands for the config's own.
+"""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('results', type=Path, help='JSON file of compare.py')
+    write(parser.parse_args(argv).results)
+
+
+def write(path: Path) -> None:
+    """Write page, CSV and plot beside the results."""
+    found = json.loads(path.read_text())
+    lines = lines_of(found)
+    page, sheet, picture = (path.with_suffix(end) for end in ('.md', '.csv', '.png'))
+    with sheet.open('w', newline='') as file:
+        keys = list(dict.fromkeys(key for line in lines for key in line))
+        writer = csv.DictWriter(file, keys)
+        writer.writeheader()
+        writer.writerows(lines)
+    parts = [HEAD.format(file=path.name)]
+    for data_set in found.get('results', {}):
+        chosen = [line for line in lines if line['data set'] == data_set]
+        parts.append(f'## {data_set}\n\n{table_of(chosen)}\n')
+    if found.get('results'):
+        plot(lines).savefig(picture, dpi=100)
+        parts.append(f'## Accuracy and size\n\n![by size]({picture.name})\n')
+    page.write_text('\n'.join(parts))
+    print(f'wrote {page}, {sheet.name} with {len(lines)} lines')
+
+
+def lines_of(found: dict) -> list[dict[str, Any]]:
+    """Return a line for each data set and method, and for costs without results."""
+    lines = [
+        line_of(data_set, method, result, found.get('costs', {}).get(method, {}))
+        for data_set, methods in found.get('results', {}).items()
+        for method, result in methods.items()
+    ]
+    known = {line['method'] for line in lines}
+    return lines + [
+        line_of('', method, {}, cost)
+        for method, cost in found.get('costs', {}).items()
+        if method not in known
+    ]
+
+
+def line_of(data_set: str, method: str, result: dict, cost: dict) -> dict[str, Any]:
+    """Return what is known of a method on a data set, by column."""
+    seeds = list(result.get('seeds', {}).values())
+    line: dict[str, Any] = {
+        'data set': data_set,
+        'method': method,
+        'trained': result.get('trained'),
+        'B/32': cost.get('trained'),
+        'paper': TARGETS['trained_m'].get(method),
+        **{name: cost.get(key) for key, name in COSTS.items()},
+        'rate': result.get('rate'),
+        'seeds': len(seeds),
+    }
+    for metric, name in NAMES.items():
+        values = [percent(metric) * seed[metric] for seed in seeds if metric in seed]
+        if values:
+            line[name] = mean(values)
+            line[f'{name} error'] = error(values)
+            line[f'{name} paper'] = target(data_set, method, metric)
+    return line
+
+
+def error(values: Sequence[float]) -> Optional[float]:
+    """Estimate the standard error of the mean."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def target(data_set: str, method: str, metric: str) -> Optional[float]:
+    """Return the paper's figure, or None where it is not known."""
+    for printed in TARGETS['tables'].values():
+        figures = printed['rows'].get(method, {}).get(data_set)
+        if figures and metric in printed['metrics']:
+            return figures[printed['metrics'].index(metric)]
+    return None
+
+
+def table_of(lines: Sequence[dict[str, Any]]) -> str:
+    """Make the Markdown table of one data set."""
+    metrics = [name for name in NAMES.values() if any(name in line for line in lines)]
+    head = ['method', 'trained', 'B/32', 'paper', *COSTS.values(), 'rate', 'seeds']
+    rows = [
+        [*(cell(line[key]) for key in head), *(figure(line, m) for m in metrics)]
+        for line in sorted(lines, key=lambda line: -line.get(metrics[0], 0))
+    ]
+    return table([*head, *metrics], rows)
+
+
+def cell(value: Any) -> Any:
+    return '–' if value is None else value
+
+
+def figure(line: dict[str, Any], name: str) -> str:
+    """Write a mean with its standard error, and the paper's figure in brackets."""
+    if name not in line:
+        return '–'
+    text = f'{line[name]:.1f}'
+    if line[f'{name} error'] is not None:
+        text += f' ± {line[f"{name} error"]:.1f}'
+    printed = line[f'{name} paper']
+    return text if printed is None else f'{text} ({printed})'
+
+
+def plot(lines: Sequence[dict[str, Any]]) -> Figure:
+    """Draw a panel per data set: the first metric over the trained parameters."""
+    chosen = [line for line in lines if line['data set']]
+    data_sets = list(dict.fromkeys(line['data set'] for line in chosen))
+    size = 6 * len(data_sets), 4.5
+    figure = Figure(figsize=size, layout='constrained')
+    panels: Any = figure.subplots(1, len(data_sets), squeeze=False)[0]
+    for panel, data_set in zip(panels, data_sets):
+        for line in chosen:
+            if line['data set'] != data_set:
+                continue
+            name = next(name for name in NAMES.values() if name in line)
+            place = max(line['trained'], 1), line[name]
+            spread = line[f'{name} error']
+            panel.errorbar(*place, spread, marker='o', capsize=3)
+            panel.annotate(
+                line['method'], place, (4, 4), textcoords='offset points', fontsize=7
+            )
+            panel.set_ylabel(f'{name}, %')
+        panel.set_xscale('log')
+        panel.set(title=data_set, xlabel='trained parameters')
+        panel.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == '__main__':
+    main()
