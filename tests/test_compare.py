@@ -3,12 +3,15 @@
 import csv
 import json
 
+import benchmark
 import compare
 import compare_report
 import model_zoo
 import pytest
+import variants
 from ablation import ROWS
 from mmengine.config import Config
+from test_tools import test, train
 from tiny_run import log_little, write_tiny_retrieval
 
 TABLES = compare_report.TARGETS['tables']
@@ -48,7 +51,21 @@ def test_a_config_that_does_not_exist_is_named(capsys):
 
 
 @pytest.fixture
-def configs(tmp_path):
+def runs(monkeypatch):
+    """Run the tools in this process, and list those that ran."""
+    log_little(monkeypatch)
+    ran = []
+
+    def run(args, work_dir, tool, *arguments):
+        ran.append(tool)
+        assert {'train.py': train, 'test.py': test}[tool].main(arguments) == 0
+
+    monkeypatch.setattr(variants, 'run', run)
+    return ran
+
+
+@pytest.fixture
+def configs(tmp_path, runs):
     """A folder with three methods on a tiny data set for retrieval."""
     cfg = Config.fromfile(write_tiny_retrieval(tmp_path))
     cfg.default_hooks.logger.interval = 1
@@ -63,30 +80,37 @@ def configs(tmp_path):
 
 
 @pytest.mark.slow
-def test_comparison_tunes_runs_and_reports(configs, tmp_path, monkeypatch):
-    log_little(monkeypatch)
+def test_comparison_tunes_runs_measures_and_reports(
+    configs, tmp_path, runs, monkeypatch, capsys
+):
     results = tmp_path / 'found' / 'comparison.json'
     common = ['--configs', str(configs), '--json', str(results), '--data', 'tiny']
-    work = ['--work-dir', str(tmp_path / 'w'), '--seeds', '3', '--jobs', '2']
-    run = ['table2', '--methods', 'stop', 'tempme', *common, *work]
-    assert compare.main([*run, '--rates', '1e-3', '1e-2']) == 0
-    found = json.loads(results.read_text())['results']['tiny']
-    assert found.keys() == {'stop', 'tempme'}
-    for row in found.values():
-        assert row['tuning'].keys() == {'1e-3', '1e-2'}
-        assert row['tuning'][row['rate']] == max(row['tuning'].values())
-        assert 'retrieval/v2t/MnR' in row['seeds']['3']
-    monkeypatch.setattr(compare, 'measure', None)  # costs train nothing
-    assert (
-        compare.main(['costs', '--methods', 'tempme', *common, '--repeats', '1']) == 0
-    )
-    costs = json.loads(results.read_text())['costs']['tempme']
-    assert costs['gmacs'] > 0 and costs['forward_ratio'] > 0 and costs['step_mb'] > 0
+    run = ['table2', '--methods', 'stop', *common, '--rates', '1e-3', '1e-2']
+    run += ['--work-dir', str(tmp_path / 'w'), '--seeds', '3']
+    assert compare.main(run) == 0
+    assert runs == ['train.py', 'test.py'] * 2
+    row = json.loads(results.read_text())['results']['tiny']['stop']
+    assert row['tuning'].keys() == {'1e-3', '1e-2'}
+    assert row['tuning'][row['rate']] == max(row['tuning'].values())
+    assert 'retrieval/v2t/MnR' in row['seeds']['3']
+
+    monkeypatch.setattr(benchmark, 'alone', lambda work, *args: work(*args))
+    costs = ['costs', '--methods', 'tempme', *common, '--repeats', '1']
+    assert compare.main(costs) == 0
+    cost = json.loads(results.read_text())['costs']['tempme']
+    assert cost['gmacs'] > 0 and cost['forward_ratio'] > 0 and cost['step_mb'] > 0
     with results.with_suffix('.csv').open() as file:
         lines = {line['method']: line for line in csv.DictReader(file)}
-    assert float(lines['tempme']['GMACs']) == costs['gmacs']
+    assert float(lines['tempme']['GMACs']) == cost['gmacs']
     assert lines['stop']['paper'] == '7.53' and lines['stop']['seeds'] == '1'
     assert results.with_suffix('.png').stat().st_size > 1000
+
+    assert compare.main(run) == 0 and compare.main(costs) == 0
+    assert len(runs) == 4, 'a finished run is reused'
+    for log in tmp_path.glob('w/*/*/*/vis_data/scalars.json'):
+        log.unlink()
+    assert compare.main(run) == 2
+    assert 'has no retrieval/t2v/R1 of the validation' in capsys.readouterr().err
 
 
 def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):

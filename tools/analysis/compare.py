@@ -21,7 +21,7 @@ page, the CSV and the plot that tools/analysis/compare_report.py makes of it.
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -33,7 +33,7 @@ import compare_report
 from ablation import ROWS
 from compare_report import ROOT, TARGETS
 from get_params import build, count
-from measuring import alone, positive
+from measuring import positive
 from variants import Variant, measure
 
 from mmstop.engine.checks import load_config
@@ -228,10 +228,15 @@ def tune(args: argparse.Namespace, variant: Variant, rate: str) -> float:
     lines = [
         json.loads(line)
         for log in folder.glob('*/vis_data/scalars.json')
-        if log.parts[-3] != 'test'
         for line in log.read_text().splitlines()
     ]
-    return max(line[args.metric] for line in lines if args.metric in line)
+    scores = [line[args.metric] for line in lines if args.metric in line]
+    if not scores:
+        raise RuntimeError(
+            f'{folder} has no {args.metric} of the validation split; remove the folder '
+            f'to run it again'
+        )
+    return max(scores)
 
 
 def add(path: Path, keys: Sequence[str], value: dict) -> None:
@@ -251,35 +256,34 @@ def add(path: Path, keys: Sequence[str], value: dict) -> None:
 
 
 def measure_costs(args: argparse.Namespace) -> None:
-    """Measure each video tower against open_clip's, in turns, in a fresh process."""
+    """Measure each video tower in turns with open_clip's."""
     known = json.loads(args.json.read_text()) if args.json.exists() else {}
     data_set = (args.data or ['msrvtt'])[0]
     for method in args.methods or TARGETS['trained_m']:
         if method in known.get(COSTS, {}):
             continue
         config = str(find_config(args.configs, method, data_set))
-        found = alone(cost_of, config, args.repeats, args.batch)
+        found = cost_of(config, args.repeats, args.batch)
         print(f'{method}: {found}', file=sys.stderr, flush=True)
         add(args.json, [COSTS, method], found)
 
 
-def cost_of(config: str, repeats: int, batch: int) -> Mapping[str, float]:
+def cost_of(config: str, repeats: int, batch: int) -> dict[str, float]:
     """Return the medians of a config's video tower, and all that the config trains."""
     cfg = load_config(config)
     tower = cfg.model.backbone.to_dict()
-    towers = {benchmark.REFERENCE: benchmark.METHODS[benchmark.REFERENCE]}
-    towers['method'] = tower
-    arch = cfg.clip_vit.arch
-    setup = benchmark.Setup(arch, cfg.num_frames, batch)
-    plain, row = benchmark.measure(towers, setup, repeats, memory=False)
-    memory = benchmark.peaks(tower, setup)
+    setup = benchmark.Setup(cfg.clip_vit.arch, cfg.num_frames, batch)
+    reference = benchmark.METHODS[benchmark.REFERENCE]
+    towers = {benchmark.REFERENCE: reference, 'method': tower}
+    plain, row = benchmark.measure(towers, setup, repeats, memory=True)
     return {
         'trained': count(build(cfg))['trainable'],
         'gmacs': round(row['gmacs_per_video'], 3),
         'plain_gmacs': round(plain['gmacs_per_video'], 3),
         'forward_ratio': round(median(row['forward_ratio']), 3),
         'step_ratio': round(median(row['step_ratio']), 3),
-        **{name: round(value) for name, value in memory.items()},
+        'forward_mb': round(row['forward_mb']),
+        'step_mb': round(row['step_mb']),
     }
 
 
