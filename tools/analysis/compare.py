@@ -36,7 +36,7 @@ from get_params import build, count
 from measuring import positive
 from variants import Variant, measure
 
-from mmstop.engine.checks import load_config
+from mmstop.config import load_config
 from mmstop.errors import ConfigError
 
 RATE = 'optim_wrapper.optimizer.lr'
