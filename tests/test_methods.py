@@ -128,7 +128,7 @@ def test_one_step_moves_all_that_trains_and_nothing_else(method):
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             idle = bool(re.search(method.idle, name))
-            assert (parameter.grad.abs().sum() == 0) == idle, f'gradient of {name}'
+            assert (parameter.grad.abs().sum() < 1e-6) == idle, f'gradient of {name}'
         else:
             assert parameter.grad is None
             assert torch.equal(parameter, before[name]), f'{name} is frozen but moved'
