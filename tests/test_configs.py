@@ -106,7 +106,11 @@ RECIPES = {
     'lora': dict(real=(6e-4, 0.2)),
     'mpt_linear': dict(real=(2e-3, 0.2)),
     'mpt_transformer': dict(real=(2e-3, 0.2)),
+    'tempme': dict(real=(6e-4, 0.2)),
+    'unipt': dict(real=(1e-4, 0.2)),
 }
+# What a method may change everywhere.
+TUNED = 'model', 'clip_vit', 'clip_text', 'optim_wrapper'
 # Per config: what else its paper has on this data set.
 OWN = {'aim_ssv2': ('train_cfg', 'train_dataloader', 'auto_scale_lr')}
 # Options of a method's towers that depend on the data set.
@@ -118,6 +122,8 @@ VARIED = {
     'stop': ('depth',),
     'upt': ('num_frames',),
     'vop_fp': ('num_frames',),
+    'stop': ('depth',),
+    'tempme': ('joins',),
 }
 
 
@@ -178,7 +184,7 @@ def test_methods_of_a_data_set_differ_in_the_model_and_the_optimizer_only(name):
     if method == 'clip':
         for key in ('train_dataloader', 'train_cfg', 'param_scheduler'):
             assert config.pop(key) is None and stop.pop(key)
-    for key in ('model', 'optim_wrapper', *OWN.get(name, ())):
+    for key in (*TUNED, *OWN.get(name, ())):
         del stop[key]
     assert {key: config[key] for key in stop} == stop
     best = 'retrieval/t2v/R1' if name in RETRIEVAL else 'acc/top1'

@@ -1,14 +1,8 @@
 # CLS that sees all frames, and LoRA in both towers; without pseudo captions.
 _base_ = '../_base_/tasks/moving_shapes_retrieval.py'
+clip_vit = dict(_base_.clip_vit, lora=dict(rank=8))
+clip_text = dict(_base_.clip_text, lora=dict(rank=8))
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='DiscoVLACLIPViT',
-        clip=dict(_base_.clip_vit, lora=dict(rank=8)),
-    ),
-    text=dict(
-        _delete_=True,
-        type='DiscoVLACLIPText',
-        clip=dict(_base_.clip_text, lora=dict(rank=8)),
-    ),
+    backbone=dict(_delete_=True, type='DiscoVLACLIPViT', clip=clip_vit),
+    text=dict(_delete_=True, type='DiscoVLACLIPText', clip=clip_text),
 )

@@ -113,6 +113,26 @@ COLLECTIONS = {
             ('vop_fp', 'VoP^F+P', 'prompts by position, then for the video'),
         )
     },
+    'discovla': Collection(
+        'DiscoVLA',
+        'DiscoVLA without pseudo captions',
+        'DiscoVLA: Discrepancy Reduction in Vision, Language, and Alignment '
+        'for Parameter-Efficient Video-Text Retrieval',
+        'https://arxiv.org/abs/2506.08887',
+    ),
+    'tempme': Collection(
+        'TempMe',
+        'token merging over time, LoRA',
+        'TempMe: Video Temporal Token Merging for Efficient Text-Video Retrieval',
+        'https://arxiv.org/abs/2409.01156',
+    ),
+    'unipt': Collection(
+        'UniPT',
+        'a network beside frozen towers',
+        'UniPT: Universal Parallel Tuning for Transfer Learning with '
+        'Efficient Parameter and Memory',
+        'https://arxiv.org/abs/2308.14316',
+    ),
     'vpt': Collection(
         'VPT',
         'VPT, static deep prompts',
