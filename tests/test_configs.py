@@ -122,7 +122,6 @@ VARIED = {
     'stop': ('depth',),
     'upt': ('num_frames',),
     'vop_fp': ('num_frames',),
-    'stop': ('depth',),
     'tempme': ('joins',),
 }
 

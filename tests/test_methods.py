@@ -65,8 +65,6 @@ METHODS = [
         zeros=True,
         idle=LAST,
     ),
-    Method('AIMCLIPViT', 10_657_536, identity=True),
-    Method('AIMCLIPViT', 14_208_000, dict(temporal_in=True), identity=True),
     Method('DGLCLIPViT', 827_392),
     Method('DGLCLIPViT', 9_575_168, dict(prompter='transformer')),
     Method('MPTCLIPViT', 864_256),

@@ -3,17 +3,17 @@
 from .adapters import AdapterATTN, AdapterFFN, HoulsbyAdapter
 from .aim import AIMCLIPViT
 from .dgl import DGLCLIPViT
+from .discovla import DiscoVLACLIPText, DiscoVLACLIPViT
 from .efficient_prompt import EfficientPromptCLIPText, EfficientPromptCLIPViT
 from .mpt import MPTCLIPViT
-from .discovla import DiscoVLACLIPText, DiscoVLACLIPViT
 from .prompts import DeepPromptCLIPViT
 from .st_adapter import STAdapter
 from .stop import STOPCLIPViT, STOPTrace
 from .tempme import TempMeCLIPViT
 from .text_prompts import PromptedCLIPText
+from .unipt import UniPT
 from .upt import UPTCLIPViT
 from .vop import VoPCLIPViT
-from .unipt import UniPT
 
 __all__ = [
     'AIMCLIPViT',
@@ -21,18 +21,18 @@ __all__ = [
     'AdapterFFN',
     'DGLCLIPViT',
     'DeepPromptCLIPViT',
-    'EfficientPromptCLIPText',
-    'EfficientPromptCLIPViT',
     'DiscoVLACLIPText',
     'DiscoVLACLIPViT',
+    'EfficientPromptCLIPText',
+    'EfficientPromptCLIPViT',
     'HoulsbyAdapter',
     'MPTCLIPViT',
     'PromptedCLIPText',
     'STAdapter',
     'STOPCLIPViT',
     'STOPTrace',
-    'UPTCLIPViT',
-    'VoPCLIPViT',
     'TempMeCLIPViT',
+    'UPTCLIPViT',
     'UniPT',
+    'VoPCLIPViT',
 ]
