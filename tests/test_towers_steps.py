@@ -152,3 +152,10 @@ def test_a_learned_scale_stays_at_a_hundred_or_less():
     model.text.logit_scale.data.fill_(5.0)
     model(dict(imgs=wild(2, 2)[:, None], text=TOKENS), mode='loss')
     assert model.text.logit_scale.exp().item() == pytest.approx(100)
+
+
+@pytest.mark.parametrize('inner', ['STOPCLIPViT', 'TempMeCLIPViT', 'DGLCLIPViT'])
+def test_a_forward_pass_that_would_not_run_is_refused(inner):
+    clip = dict(type=inner, clip=VIT)
+    with pytest.raises(ConfigError, match=f'put AdapterFFN inside: .*{inner}'):
+        MODELS.build(dict(type='AdapterFFN', clip=clip))

@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 from torch import Tensor, nn
 
+from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
 
 from .base import Tower
@@ -17,12 +18,23 @@ class TunedTower(Tower):
 
     Args:
         clip: config of the wrapped tower, e.g. ``dict(type='CLIPViT', ...)``. The
-            wrapped tower may itself be a method.
+            wrapped tower may itself be a method that overrides steps.
+
+    Raises:
+        ConfigError: the wrapped tower has a ``forward`` of its own, which nothing runs.
     """
 
     def __init__(self, clip: dict) -> None:
         super().__init__()
         self.clip: Any = MODELS.build(clip)
+        inner = type(self.clip)
+        if inner.forward is not Tower.forward:
+            raise ConfigError(
+                f'{inner.__name__} has a forward pass of its own, which '
+                f'{type(self).__name__} around it would not run; put '
+                f"{type(self).__name__} inside: dict(type='{inner.__name__}', "
+                f"clip=dict(type='{type(self).__name__}', ...))"
+            )
 
     @property
     def width(self) -> int:
