@@ -40,7 +40,9 @@ assert not {'torch', 'mmengine', 'mmstop'} & {*sys.modules}
 MODELS = 'towers methods models'.split()
 DATA = 'datasets evaluation'.split()
 GROUND = 'version errors text registry compat architectures classes'.split()
-ROOMS = [*GROUND, *DATA, *MODELS, *'engine visualization apis serving'.split()]
+CONFIG_FILES = 'config_parts config config_check'.split()
+TOP = 'engine visualization apis serving'.split()
+ROOMS = [*GROUND, *DATA, *MODELS, *CONFIG_FILES, *TOP]
 
 # As `mim train mmstop` and `mim search mmstop` find them.
 TRAIN = 'site/mmstop/.mim/tools/train.py'
