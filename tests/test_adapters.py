@@ -12,14 +12,14 @@ from mmstop.registry import MODELS
 TOKENS = torch.tensor([[98, 5, 6, 7, 99, 0, 0], [98, 8, 99, 0, 0, 0, 0]])
 B32 = dict(type='CLIPText', arch='ViT-B-32-quickgelu', weights=None)
 IN_TEXT = [
-    Method('AdapterATTN', 793_344, identity=True),
-    Method('AdapterFFN', 793_344, identity=True),
+    Method('AdapterATTN', 793_344, zeros=True),
+    Method('AdapterFFN', 793_344, zeros=True),
     Method('HoulsbyAdapter', 4_729_344),
 ]
 IN_VIDEO = [
     *IN_TEXT,
-    Method('STAdapter', 0, dict(before=['attention', 'mlp']), identity=True),
-    Method('AIMCLIPViT', 0, dict(temporal_in=True), identity=True),
+    Method('STAdapter', 0, dict(before=['attention', 'mlp']), zeros=True),
+    Method('AIMCLIPViT', 0, dict(temporal_in=True), zeros=True),
 ]
 in_text = pytest.mark.parametrize('method', IN_TEXT, ids=lambda m: m.name)
 in_video = pytest.mark.parametrize('method', IN_VIDEO, ids=lambda m: m.name)
@@ -74,7 +74,7 @@ def test_in_a_text_tower_as_many_parameters_train_as_the_paper_counts(method):
 @torch.no_grad()
 def test_starts_as_frozen_clip(method):
     video, close = wild(2, 4), dict(atol=1e-5, rtol=0)
-    if not method.identity:  # but almost
+    if not method.zeros:  # but almost
         close = dict(atol=1e-2, rtol=0)
     model = method.build()
     torch.testing.assert_close(model(video), model.clip(video), **close)
@@ -159,7 +159,7 @@ def convolve(adapter, patches, grid):
 @torch.no_grad()
 def test_st_adapter_is_a_loop_over_neighbours(before):
     options = dict(before=before, hidden=8)
-    model = Method('STAdapter', 0, options, identity=True).build(in_training=True)
+    model = Method('STAdapter', 0, options, zeros=True).build(in_training=True)
     for parameter in model.adapters.parameters():
         parameter.normal_(std=0.3)
 
@@ -188,7 +188,7 @@ def test_st_adapter_is_a_loop_over_neighbours(before):
 @torch.no_grad()
 def test_aim_is_its_equations_token_by_token(temporal_in):
     options = dict(temporal_in=temporal_in, num_frames=3, scale=0.5)
-    model = Method('AIMCLIPViT', 0, options, identity=True).build(in_training=True)
+    model = Method('AIMCLIPViT', 0, options, zeros=True).build(in_training=True)
     for parameter in trained_of(model).values():
         parameter.normal_(std=0.1)
 
@@ -217,7 +217,7 @@ def test_aim_is_its_equations_token_by_token(temporal_in):
 
 @torch.no_grad()
 def test_aim_drops_paths_of_whole_videos_in_training_only():
-    model = Method('AIMCLIPViT', 0, dict(drop_path=0.9), identity=True).build()
+    model = Method('AIMCLIPViT', 0, dict(drop_path=0.9), zeros=True).build()
     for block in model.temporal_out:
         block[-1].bias.normal_()  # a large update over time
     video = wild(1, 2).expand(16, -1, -1, -1, -1)
@@ -236,7 +236,7 @@ def test_inside_stop_it_starts_as_stop_and_learns(method):
     stop, model = outer.build(), outer.build(inner)
     model.load_state_dict(stop.state_dict(), strict=False)  # the same prompters
     videos = torch.cat([wild(2, 4), still(1, 4)])
-    if method.identity:
+    if method.zeros:
         torch.testing.assert_close(model(videos), stop(videos), atol=1e-5, rtol=1e-4)
     for parameter in trained_of(model.clip).values():
         parameter.data += 0.05 * torch.randn_like(parameter)
@@ -259,7 +259,7 @@ def test_around_and_inside_deep_prompts(method):
     inside.prompts.copy_(prompted.prompts)
     around = method.build(dict(type='DeepPromptCLIPViT', num_prompts=3, clip=VIT))
     around.clip.prompts.copy_(prompted.prompts)
-    video, close = wild(2, 3), dict(atol=1e-5 if method.identity else 1e-2, rtol=0)
+    video, close = wild(2, 3), dict(atol=1e-5 if method.zeros else 1e-2, rtol=0)
     torch.testing.assert_close(inside(video), prompted(video), **close)
     torch.testing.assert_close(around(video), prompted(video), **close)
 

@@ -149,7 +149,7 @@ def test_names_of_the_columns():
 
 def test_the_worked_example_of_the_docs(capsys):
     exec(code_of('metrics.md')[0], {'__name__': 'example'})
-    assert capsys.readouterr().out.splitlines()[-1] == '[2.0, 2.0, 3.0]'
+    assert capsys.readouterr().out.splitlines()[-1] == '[1.75, 2.0, 3.0]'
 
 
 def test_the_two_definitions_of_video_to_text_differ_as_published():

@@ -93,13 +93,15 @@ def name_of(method):
 every_method = pytest.mark.parametrize('method', METHODS, ids=name_of)
 # Where each takes long: those that share least in the fast suite, the rest in the slow.
 FEW = METHODS[0], METHODS[8], METHODS[10], METHODS[-3]
-ADAPTERS = 'AdapterATTN', 'AdapterFFN', 'HoulsbyAdapter'
+# Methods with the graph of another one: of METHODS[10], and of DGL.
+ALIKE = 'AdapterATTN', 'AdapterFFN', 'HoulsbyAdapter', 'MPTCLIPViT'
 few_methods = pytest.mark.parametrize(
     'method',
     [
         m if m in FEW else pytest.param(m, marks=pytest.mark.slow)
         for m in METHODS
-        if m.name not in ADAPTERS  # whose graphs are like that of METHODS[10]
+        if m.name not in ALIKE
+        and not m.options.keys() & {'before', 'temporal_in', 'position'}
     ],
     ids=name_of,
 )

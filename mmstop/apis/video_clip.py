@@ -283,6 +283,8 @@ class VideoCLIP:
             FileNotFoundError: there is no such index.
             ValueError: another model made the index, or ``topk`` is less than 1.
         """
+        if topk < 1:
+            raise ValueError(f'topk={topk}, expected at least 1')
         if not isinstance(index, VideoIndex):
             with VideoIndex(index) as opened:
                 return self.search(query, opened, topk, exact)
