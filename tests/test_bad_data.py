@@ -176,7 +176,12 @@ def mixed(folder):
 
 @pytest.mark.filterwarnings('ignore:skipped')
 @pytest.mark.parametrize(
-    'workers', [{}, dict(start='fork'), dict(start='spawn', persistent=True)]
+    'workers',
+    [
+        {},
+        dict(start='fork'),
+        pytest.param(dict(start='spawn', persistent=True), marks=pytest.mark.slow),
+    ],
 )
 def test_next_video_replaces_a_bad_one(workers, mixed):
     items = build(mixed, 'mixed.txt', on_error='skip')

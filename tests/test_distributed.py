@@ -219,9 +219,8 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize(
-    'tool', ['train', pytest.param('test', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('tool', ['train', 'test'])
 def test_no_thread_outlives_the_work(tool, config, tmp_path):
     """See end_process_group; tests/distributed_step.py sees such threads at work."""
     script = tmp_path / 'run_tool.py'

@@ -338,6 +338,7 @@ def test_inverted_file_takes_in_what_comes_behind(tmp_path, monkeypatch):
         assert covered(index) == 5000 and trained == [2000, 5000]
 
 
+@pytest.mark.slow
 def test_benchmark(tmp_path, monkeypatch):
     """All its phases, in this process; the product is the oracle of its recall."""
     monkeypatch.setattr(benchmark_index, 'alone', lambda phase, *args: phase(*args))
