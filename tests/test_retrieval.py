@@ -272,7 +272,7 @@ def test_trains_and_tests_through_the_tools(config, tmp_path):
     (log,) = (tmp_path / 'dist').glob('*/*.json')
     together = json.loads(log.read_text())
     names = [key for key in alone if key.startswith('retrieval/')]
-    assert len(names) == 10
+    assert len(names) == 15
     assert {key: together[key] for key in names} == {key: alone[key] for key in names}
 
 
