@@ -149,7 +149,7 @@ class VideoTextRetrieval(BaseMetric):
         summaries = [
             _summary(
                 column,
-                exact_ranks(queries, query_owner, gallery, gallery_owner, True, adjust),
+                exact_ranks(queries, query_owner, gallery, gallery_owner, adjust)[0],
             )
             for column, adjust in adjusted.items()
         ]
@@ -257,11 +257,9 @@ def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, T
     captions = (1 + C - less_captions[0]).clamp(max=1 + C - counts)
     one = torch.arange(V)
     again = less_t2v[0] != less_t2v[1]
-    t2v[again] = exact_ranks(text[again], owner[again], video, one)
-    again = less_v2t[0] != less_v2t[1]
-    v2t[again] = exact_ranks(video[again], one[again], text, owner)
-    again = less_captions[0] != less_captions[1]
-    captions[again] = exact_ranks(video[again], one[again], text, owner, False)
+    t2v[again], _ = exact_ranks(text[again], owner[again], video, one)
+    again = less_captions[0] != less_captions[1]  # so wherever less_v2t differs
+    v2t[again], captions[again] = exact_ranks(video[again], one[again], text, owner)
     return t2v, v2t, captions
 
 
@@ -279,10 +277,9 @@ def exact_ranks(
     query_owner: Tensor,
     gallery: Tensor,
     gallery_owner: Tensor,
-    by_video: bool = True,
     adjust: Optional[Adjust] = None,
-) -> Tensor:
-    """Rank the best of each query's own items among all other videos' items.
+) -> tuple[Tensor, Tensor]:
+    """Rank the best of each query's own items among other videos and their items.
 
     Scores are computed in float64 and rounded to the precision of float32 before they
     are compared. So equal features tie, although a matrix product may sum in a
@@ -294,28 +291,28 @@ def exact_ranks(
         gallery: (G, E), float64 of unit norm.
         gallery_owner: (G,), the index of each item's video, ascending; every query's
             video occurs.
-        by_video: count other videos, each by its best item, rather than their items.
         adjust: function applied to scores (queries, G) before they are compared.
     Returns:
-        ranks from 1, (Q,), int64.
+        ranks among videos, each by its best item, and among items: both (Q,), int64,
+        from 1.
     """
     owners, counts = gallery_owner.unique_consecutive(return_counts=True)
     starts = (counts.cumsum(0) - counts).numpy()
     # In place, since a list of small results would keep whole chunks in memory.
-    found = torch.empty_like(query_owner)
+    by_video, by_item = torch.empty_like(query_owner), torch.empty_like(query_owner)
     for start in range(0, len(queries), rows := max(1, CHUNK // len(gallery))):
         chunk = slice(start, start + rows)
         scores = queries[chunk] @ gallery.T
         if adjust is not None:
             scores = adjust(scores)
         scores = _rounded(scores)
-        if by_video:
-            best_of_each = np.maximum.reduceat(scores.numpy(), starts, axis=1)
-            scores = torch.from_numpy(best_of_each)
-        own = query_owner[chunk, None] == (owners if by_video else gallery_owner)
-        best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-        found[chunk] = 1 + (~(scores < best) & ~own).sum(1)
-    return found
+        tops = torch.from_numpy(np.maximum.reduceat(scores.numpy(), starts, axis=1))
+        own = query_owner[chunk, None] == owners
+        best = tops.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+        by_video[chunk] = 1 + (~(tops < best) & ~own).sum(1)
+        own = query_owner[chunk, None] == gallery_owner
+        by_item[chunk] = 1 + (~(scores < best) & ~own).sum(1)
+    return by_video, by_item
 
 
 def _rounded(x: Tensor) -> Tensor:
