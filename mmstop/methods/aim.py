@@ -14,7 +14,6 @@ skip around them, T_out and M have none. The method starts as the frozen tower.
 from typing import Optional
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
 
 from .adapters import Bottleneck, per_block
+from .prompt_tower import at_least_one, interpolated
 from .st_adapter import patches_per_frame, refuse_merging
 
 __all__ = ['AIMCLIPViT']
@@ -58,8 +58,7 @@ class AIMCLIPViT(TunedTower):
         scale: float = 1.0,
         drop_path: float = 0.2,
     ) -> None:
-        if num_frames < 1:
-            raise ConfigError(f'num_frames={num_frames}, expected at least 1')
+        at_least_one(num_frames=num_frames)
         if not 0 <= drop_path < 1:
             raise ConfigError(f'drop_path={drop_path} is outside [0, 1)')
         super().__init__(clip)
@@ -77,14 +76,8 @@ class AIMCLIPViT(TunedTower):
 
     def place(self, x: Tensor) -> Tensor:
         """Add the positions of patches and frames, and apply the first LayerNorm."""
-        return super().place(x + self._positions(x.shape[1]).unsqueeze(1).to(x))
-
-    def _positions(self, T: int) -> Tensor:
-        """Return the temporal embedding of T frames, (T, D)."""
-        if T == len(self.positions):
-            return self.positions
-        table = self.positions.t().unsqueeze(0)  # (1, D, num_frames)
-        return F.interpolate(table, T, mode='linear')[0].t()
+        frames = interpolated(self.positions, x.shape[1])
+        return super().place(x + frames.unsqueeze(1).to(x))
 
     def attend(
         self,

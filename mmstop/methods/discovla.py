@@ -15,9 +15,12 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import typed
 from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
+
+from .adapters import Bottleneck
+from .prompt_tower import at_least_one
 
 __all__ = ['DiscoVLACLIPText', 'DiscoVLACLIPViT']
 
@@ -35,13 +38,11 @@ class DiscoVLATower(TunedTower):
     """
 
     def __init__(self, clip: dict, blocks: int, hidden: int) -> None:
+        at_least_one(blocks=blocks, hidden=hidden)
         super().__init__(clip)
-        for name, value in (('blocks', blocks), ('hidden', hidden)):
-            if value < 1:
-                raise ConfigError(f'{name}={value}, expected at least 1')
         self.bottlenecks = nn.ModuleDict(
             {
-                str(i): Bottleneck(self.width, hidden)
+                str(i): Bottleneck(self.width, hidden, QuickGELU)
                 for i in range(max(0, self.depth - blocks), self.depth)
             }
         )
@@ -135,19 +136,3 @@ class DiscoVLACLIPText(DiscoVLATower):
         if str(i) in self.bottlenecks:
             out = out + self.bottlenecks[str(i)](out)
         return out
-
-
-class Bottleneck(nn.Module):
-    """Two linear layers with QuickGELU between them; the second starts at zero."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(width, hidden)
-        self.gelu = QuickGELU()
-        self.up = nn.Linear(hidden, width)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
-        return self.up(self.gelu(self.down(x)))

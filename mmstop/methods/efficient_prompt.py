@@ -69,8 +69,8 @@ class EfficientPromptCLIPViT(TunedTower):
     def forward(self, video: Tensor) -> Tensor:
         """Embed a batch of clips: (B, 3, T, H, W) -> (B, E), not normalised."""
         with torch.no_grad():
-            x = self.encode(self.embed(video))
-            frames = self.project(x[:, :, 0])  # (B, T, E)
+            cls = self.encode(self.embed(video))  # (B, T, 1, D)
+            frames = self.project(cls.flatten(1, 2))  # (B, T, E)
         places = self.places[slots(frames.shape[1], len(self.places))]
         return self.temporal(frames + places).mean(dim=1)
 

@@ -53,7 +53,7 @@ class MPTCLIPViT(DGLCLIPViT):
     def seen_by_all(self, i: int, across: Tensor, x: Tensor) -> Tensor:
         """Return the global prompts and what the temporal ones read from the CLS."""
         temporal = self.temporal[i].expand(x.shape[0], 1, -1, -1).to(x.dtype)
-        cls = x[:, :, :1].transpose(1, 2)  # (B, 1, T, D)
+        cls = self.read(x).transpose(1, 2)  # (B, 1, T, D)
         context = torch.cat([temporal, cls], dim=2)
         temporal = temporal + self._branch(self.attend, i, temporal, context)
         return torch.cat([across, temporal], dim=2)

@@ -1,6 +1,7 @@
 """What the methods share that run the blocks themselves, with prompts in each."""
 
 import torch
+import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ __all__ = [
     'PromptTower',
     'at_least_one',
     'behind_cls',
+    'interpolated',
     'learned',
     'pre_norm_block',
     'slots',
@@ -61,7 +63,8 @@ def behind_cls(x: Tensor, prompts: Tensor) -> Tensor:
     (B, T, L, D) and prompts that broadcast to (B, T, P, D) -> (B, T, L + P, D).
     """
     prompts = prompts.expand(*x.shape[:2], -1, -1).to(x.dtype)
-    return torch.cat([x[:, :, :1], prompts, x[:, :, 1:]], dim=2)
+    n = TunedTower.num_prefix
+    return torch.cat([x[:, :, :n], prompts, x[:, :, n:]], dim=2)
 
 
 def slots(n: int, size: int) -> list[int]:
@@ -71,6 +74,13 @@ def slots(n: int, size: int) -> list[int]:
     """
     n = int(n)  # a tensor while PyTorch traces
     return [(2 * place + 1) * size // (2 * n) for place in range(n)]
+
+
+def interpolated(table: Tensor, n: int) -> Tensor:
+    """Return a row for each of n places: (rows, D) -> (n, D), linear between rows."""
+    if n == len(table):
+        return table
+    return F.interpolate(table.t().unsqueeze(0), n, mode='linear')[0].t()
 
 
 def learned(*shape: int) -> nn.Parameter:

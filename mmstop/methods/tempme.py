@@ -23,6 +23,8 @@ from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
 from mmstop.towers.merging import match
 
+from .prompt_tower import interpolated
+
 __all__ = ['TempMeCLIPViT']
 
 
@@ -86,7 +88,7 @@ class TempMeCLIPViT(TunedTower):
     def forward(self, video: Tensor) -> Tensor:
         """Embed a batch of clips: (B, 3, T, H, W) -> (B, E)."""
         x = self.embed(video)
-        sizes = torch.ones_like(x[..., 1:, 0])
+        sizes = torch.ones_like(x[..., self.num_prefix :, 0])
         first, last = min(self.joins), self.depth - 1
         for i in range(last):
             if i in self.joins:
@@ -113,9 +115,7 @@ class TempMeCLIPViT(TunedTower):
         C, n = sizes.shape[1:]
         number = clips_to_join(C, self.joins[i])
         alike = join(x[..., -n:, :].detach(), 0, number)
-        place = self.positions[i - min(self.joins)]
-        if len(place) != C:
-            place = F.interpolate(place.T[None], C, mode='linear')[0].T
+        place = interpolated(self.positions[i - min(self.joins)], C)
         x = join(x + place.unsqueeze(1), x.shape[2] - n, number)
         sizes = join(sizes.unsqueeze(-1), 0, number).squeeze(-1)
         return merge(x, sizes, alike, int(sizes.shape[-1] * self.join_ratio))

@@ -103,7 +103,7 @@ class VoPCLIPViT(PromptTower):
         if self.position is not None:
             parts.append(self.position[i, slots(T, self.position.shape[1])])
         if self.context is not None:
-            parts.append(self.context(x[:, :, 0]))
+            parts.append(self.context(self.read(x).flatten(1, 2)))
         return torch.cat([part.expand(B, T, -1, -1).to(x) for part in parts], dim=2)
 
     def _as_one_sequence(self, x: Tensor, prompts: Tensor) -> Tensor:
@@ -114,7 +114,8 @@ class VoPCLIPViT(PromptTower):
         B, T = x.shape[:2]
         if self.frame_places is not None:
             x = x + self.frame_places[slots(T, len(self.frame_places))].unsqueeze(1)
-        x = torch.cat([x[:, :, 0], x[:, :, 1:].flatten(1, 2)], dim=1).unsqueeze(1)
+        parts = self.read(x), x[:, :, self.num_prefix :]
+        x = torch.cat([part.flatten(1, 2) for part in parts], dim=1).unsqueeze(1)
         for i in range(self.frame_blocks, self.depth):
             own = prompts[i - self.frame_blocks].expand(B, 1, -1, -1).to(x)
             context = torch.cat([x[:, :, :T], own, x[:, :, T:]], dim=2)
