@@ -86,7 +86,7 @@ def test_comparison_tunes_runs_measures_and_reports(
     results = tmp_path / 'found' / 'comparison.json'
     common = ['--configs', str(configs), '--json', str(results), '--data', 'tiny']
     run = ['table2', '--methods', 'stop', *common, '--rates', '1e-3', '1e-2']
-    run += ['--work-dir', str(tmp_path / 'w'), '--seeds', '3']
+    run += ['--work-dir', str(tmp_path / 'w'), '--seeds', '3', '--jobs', '2']
     assert compare.main(run) == 0
     assert runs == ['train.py', 'test.py'] * 2
     row = json.loads(results.read_text())['results']['tiny']['stop']
@@ -95,7 +95,7 @@ def test_comparison_tunes_runs_measures_and_reports(
     assert 'retrieval/v2t/MnR' in row['seeds']['3']
 
     monkeypatch.setattr(benchmark, 'alone', lambda work, *args: work(*args))
-    costs = ['costs', '--methods', 'tempme', *common, '--repeats', '1']
+    costs = ['costs', '--methods', 'tempme', *common, '--repeats', '1', '--batch', '1']
     assert compare.main(costs) == 0
     cost = json.loads(results.read_text())['costs']['tempme']
     assert cost['gmacs'] > 0 and cost['forward_ratio'] > 0 and cost['step_mb'] > 0

@@ -12,7 +12,6 @@ tools/analysis/ablation_report.py turns the file into tables.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from statistics import mean
 from typing import Optional
 
 from reports import table
-from variants import Variant, add_run_arguments, measure_all
+from variants import Variant, add_run_arguments, add_to_json, figures, measure_all
 
 from mmstop.errors import ConfigError
 
@@ -71,7 +70,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     def finish(row: str, seed: int, metrics: dict[str, float]) -> None:
         if args.json:
-            add_result(args, row, seed, metrics)
+            name = ' '.join([Path(args.config).stem, *args.test_options])
+            add_to_json(args.json, [name, row, str(seed)], figures(metrics))
 
     try:
         results = measure_all(args, variants, finish)
@@ -84,22 +84,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         table(head, [[r, f'{mean(results[r]):.1f}', ', '.join(each[r])] for r in rows])
     )
     return 0
-
-
-def add_result(
-    args: argparse.Namespace, row: str, seed: int, metrics: dict[str, float]
-) -> None:
-    """Add a run to ``args.json``: config -> row -> seed -> metrics of the test."""
-    found = json.loads(args.json.read_text()) if args.json.exists() else {}
-    name = ' '.join([Path(args.config).stem, *args.test_options])
-    found.setdefault(name, {}).setdefault(row, {})[str(seed)] = {
-        metric: round(value, 6)
-        for metric, value in metrics.items()
-        if '/' in metric  # leave out the loading times
-    }
-    part = args.json.with_suffix('.part')
-    part.write_text(json.dumps(found, indent=1, sort_keys=True) + '\n')
-    part.replace(args.json)
 
 
 if __name__ == '__main__':

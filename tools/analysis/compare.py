@@ -34,7 +34,7 @@ from ablation import ROWS
 from compare_report import ROOT, TARGETS
 from get_params import build, count
 from measuring import positive
-from variants import Variant, measure
+from variants import Variant, add_to_json, figures, measure
 
 from mmstop.config import load_config
 from mmstop.errors import ConfigError
@@ -176,7 +176,7 @@ def run_tables(args: argparse.Namespace) -> None:
     def run(data_set: str, row: Row) -> None:
         found = run_row(args, row)
         with adding:
-            add(args.json, ['results', data_set, row.name], found)
+            add_to_json(args.json, ['results', data_set, row.name], found)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         futures = [pool.submit(run, *job) for job in jobs]
@@ -198,14 +198,7 @@ def run_row(args: argparse.Namespace, row: Row) -> dict:
         found['tuning'] = {rate: tune(own, variant, rate) for rate in args.rates}
         found['rate'] = max(found['tuning'], key=found['tuning'].get)
         variant = with_rate(variant, found['rate'])
-    found['seeds'] = {
-        str(seed): {
-            name: round(value, 6)
-            for name, value in measure(own, variant, seed).items()
-            if '/' in name  # leave out the loading times
-        }
-        for seed in seeds
-    }
+    found['seeds'] = {str(seed): figures(measure(own, variant, seed)) for seed in seeds}
     return found
 
 
@@ -239,19 +232,6 @@ def tune(args: argparse.Namespace, variant: Variant, rate: str) -> float:
     return max(scores)
 
 
-def add(path: Path, keys: Sequence[str], value: dict) -> None:
-    """Put a value into the JSON file, under these nested keys."""
-    found = json.loads(path.read_text()) if path.exists() else {}
-    place = found
-    for key in keys[:-1]:
-        place = place.setdefault(key, {})
-    place[keys[-1]] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps(found, indent=1, sort_keys=True) + '\n')
-    part.replace(path)
-
-
 # --- Costs --------------------------------------------------------------------------
 
 
@@ -265,7 +245,7 @@ def measure_costs(args: argparse.Namespace) -> None:
         config = str(find_config(args.configs, method, data_set))
         found = cost_of(config, args.repeats, args.batch)
         print(f'{method}: {found}', file=sys.stderr, flush=True)
-        add(args.json, [COSTS, method], found)
+        add_to_json(args.json, [COSTS, method], found)
 
 
 def cost_of(config: str, repeats: int, batch: int) -> dict[str, float]:

@@ -120,6 +120,24 @@ def measure(args: argparse.Namespace, variant: Variant, seed: int) -> dict[str, 
     return metrics
 
 
+def figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a run to keep, without the loading times."""
+    return {name: round(value, 6) for name, value in metrics.items() if '/' in name}
+
+
+def add_to_json(path: Path, keys: Sequence[str], value: Any) -> None:
+    """Put a value into a JSON file, under these nested keys; the file stays whole."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    place = found
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+    place[keys[-1]] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps(found, indent=1, sort_keys=True) + '\n')
+    part.replace(path)
+
+
 def run(args: argparse.Namespace, work_dir: Path, tool: str, *arguments: str) -> None:
     """Run a tool with its share of the cores; its output goes to ``work_dir``."""
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
