@@ -225,21 +225,23 @@ class Contestant:
     @torch.no_grad()
     def forward(self) -> Tensor:
         """Embed the videos, as in a test."""
-        return self._embed(self.model.eval())
+        # PyTorch's counter of operations fails at views of what requires a gradient.
+        return self._embed(self.model.eval(), self.video.detach())
 
     def step(self) -> None:
         """Take a training step."""
         self.optimizer.zero_grad()
         # One coordinate, since the length of a unit vector has no gradient.
-        self._embed(self.model.train())[:, 0].float().sum().backward()
+        out = self._embed(self.model.train(), self.video)
+        out[:, 0].float().sum().backward()
         if self.trained:
             self.optimizer.step()
 
-    def _embed(self, model: nn.Module) -> Tensor:
+    def _embed(self, model: nn.Module, video: Tensor) -> Tensor:
         dtype = getattr(torch, self.setup.dtype)
         mixed = dtype != torch.float32
         with torch.autocast(self.setup.device, dtype if mixed else None, enabled=mixed):
-            return model(self.video)
+            return model(video)
 
 
 # --- Measuring ----------------------------------------------------------------------
