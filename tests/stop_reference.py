@@ -112,22 +112,32 @@ def gap_features(trunk, change):
     return convolve(trunk.patches, x, trunk.grid)[:, 0]
 
 
-def temporal_reference(prompter, h, region):
-    """Eq. 8 to 12 for one video: W^t, N^t and each gap's prompts."""
-    gaps = len(h) - 1
-    if prompter is None or not gaps:
-        return h.new_zeros(gaps), [0] * gaps, [h.new_zeros(0, h.shape[2])] * gaps
+def energy_reference(prompter, h, region):
+    """Eq. 8 to 10 for one video, before it is brought to [0, 1]: (T - 1,)."""
     change = h[1:] - h[:-1]
     E = score(prompter.scorer, change)
-    energy = torch.stack(
+    return torch.stack(
         [
             ((1 + prompter.beta * region[i + 1]) * (E[i] ** 2).sum(-1)).sum()
             / (h.shape[1] * h.shape[2])
             for i in range(len(change))
         ]
     )
-    low, high = energy.min(), energy.max()
-    if high < 1e-6 * (h**2).mean():
+
+
+def temporal_reference(prompter, h, region, span=None):
+    """Eq. 8 to 12 for one video: W^t, N^t and each gap's prompts.
+
+    Args:
+        span: the least and the greatest energy of the batch; None for the video's own.
+    """
+    gaps = len(h) - 1
+    if prompter is None or not gaps:
+        return h.new_zeros(gaps), [0] * gaps, [h.new_zeros(0, h.shape[2])] * gaps
+    change = h[1:] - h[:-1]
+    energy = energy_reference(prompter, h, region)
+    low, high = span or (energy.min(), energy.max())
+    if energy.max() < 1e-6 * (h**2).mean():
         W = torch.zeros_like(energy)
     elif high - low <= 1e-4 * high:
         W = torch.ones_like(energy)
@@ -146,8 +156,19 @@ def temporal_reference(prompter, h, region):
     return W, counts, prompts
 
 
-def by_hand(model, video):
+def energy_at_the_input(model, video):
+    """The energies of a video (3, T, H, W) at the first block: (T - 1,)."""
+    tokens = model.clip.embed(video[None])[0]
+    A = model.clip.cls_attention(0, tokens)
+    _, _, h, region = spatial_reference(model.spatial, tokens[:, 1:], A)
+    return energy_reference(model.temporal, h, region)
+
+
+def by_hand(model, video, span=None):
     """The whole of STOP for one video (3, T, H, W), with open_clip's own blocks.
+
+    Args:
+        span: as in :func:`temporal_reference`, for ``depth=1``.
 
     Returns:
         the embedding (E,) and what is chosen at the input of each prompted block.
@@ -164,7 +185,7 @@ def by_hand(model, video):
             frames = torch.stack([torch.cat([cls[t][None], h[t]]) for t in range(T)])
             A = clip.cls_attention(i, frames)
             M, W, h, region = spatial_reference(model.spatial, h, A)
-            Wt, counts, prompts = temporal_reference(model.temporal, h, region)
+            Wt, counts, prompts = temporal_reference(model.temporal, h, region, span)
             chosen.append(Chosen(M, W, region, Wt, counts))
         if joint:
             sizes = [1, *[N] * T, *map(len, prompts)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from stop_reference import by_hand
+from stop_reference import by_hand, energy_at_the_input
 from tiny import VIT, still, wild
 
 from mmstop.registry import MODELS
@@ -51,6 +51,41 @@ def test_equals_the_equations(depth, attention, T):
 def test_equals_the_equations_with_other_options(options, T):
     model = build(**options)
     assert_equals_the_equations(model, torch.cat([wild(1, T), still(1, T)]))
+
+
+@pytest.fixture
+def across_batch():
+    with pytest.warns(UserWarning, match='depends on the other videos in its batch;'):
+        return build(depth=1, normalize_variation='batch')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('T', [2, 5])
+def test_variation_across_the_batch_equals_the_equations(across_batch, T):
+    """In training as in evaluation, with a slow, a fast and a still video."""
+    videos = torch.cat([0.4 * wild(1, T), wild(1, T, seed=1), still(1, T)])
+    energies = torch.stack([energy_at_the_input(across_batch, v) for v in videos])
+    span = energies.min(), energies.max()
+    embeddings = across_batch(videos)
+    trace = across_batch.trace(videos)
+    for b, video in enumerate(videos):
+        embedding, (chosen,) = by_hand(across_batch, video, span)
+        torch.testing.assert_close(embeddings[b], embedding, atol=1e-5, rtol=1e-4)
+        near = dict(atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(trace.variation[b], chosen.variation, **near)
+        assert trace.num_prompts[b].tolist() == chosen.counts
+    assert trace.variation.max() == trace.variation[1].max() == 1  # of the fast one
+    assert 0 < trace.variation[0].max() < 1
+    assert not trace.num_prompts[2].any()
+    assert torch.equal(across_batch.train()(videos), embeddings)
+
+
+@torch.no_grad()
+def test_variation_across_a_batch_of_one_is_that_within_the_video(across_batch):
+    within = build(depth=1)
+    assert not torch.equal(across_batch(wild(2, 4)), within(wild(2, 4)))
+    for video in (wild(1, 4), still(1, 4), wild(1, 1)):
+        assert torch.equal(across_batch(video), within(video))
 
 
 @torch.no_grad()
@@ -288,6 +323,7 @@ def test_float64_is_never_narrowed():
         (dict(attention='global'), r"attention='global' .* \('joint', 'frame'\)"),
         (dict(selection='soft'), r"selection='soft' is unknown; use one of"),
         (dict(prompter='mlp'), r"prompter='mlp' .* \('linear', 'figure'\)"),
+        (dict(normalize_variation=''), r"variation='' .* \('video', 'batch'\)"),
         (dict(depth=0), r"depth=0 is outside \[1, 3\], the tower's blocks"),
         (dict(depth=4), r"depth=4 is outside \[1, 3\], the tower's blocks"),
         (dict(strength=0.0), 'strength=0.0 is not positive; set None for no bound'),

@@ -14,14 +14,16 @@ the implementation interprets the paper, and where it differs:
   and a straight-through gate lets the gradient reach the scores.
   ``selection='hard'`` turns the gate off and leaves the two scorers at their
   initialisation, as in the authors' released code.
-- Eq. 10 has no scale of its own and is normalised to [0, 1] within each video. The
-  authors' code normalises over the batch, so a video's result depends on the rest of
-  the batch.
+- Eq. 10 has no scale of its own and is normalised to [0, 1] within each video.
+  ``normalize_variation='batch'`` normalises over the batch, as the authors' code does.
 - Eq. 12: panel (c) of Figure 2 feeds P^t with the prompted tokens, the equation with
   their differences. Both kinds of ``prompter`` get the differences.
+
+docs/authors.md compares text, figure, the authors' code and this file row by row.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Optional
 
@@ -98,9 +100,16 @@ class STOPCLIPViT(TunedTower):
         strength: upper bound on the norm of a spatial prompt, as a fraction of the mean
             norm of its video's patches, positive; None means no bound.
         normalize_dynamics: divide M of Eq. 4 by its sum over a frame's patches.
+        normalize_variation: 'video' brings W^t of Eq. 10 to [0, 1] within each video.
+            'batch' takes the minimum and maximum over all gaps of all clips in the
+            batch of this process, in training and evaluation alike. A clip's embedding
+            then depends on the other clips of its batch; alone in its batch, it is that
+            of 'video'. There are no running statistics.
 
     Raises:
         ValueError: an argument is out of range.
+    Warns:
+        UserWarning: ``normalize_variation='batch'``.
     """
 
     @typed
@@ -117,10 +126,12 @@ class STOPCLIPViT(TunedTower):
         prompter: str = 'linear',
         strength: Optional[float] = None,
         normalize_dynamics: bool = True,
+        normalize_variation: str = 'video',
     ) -> None:
         _check_choice('attention', attention, ('joint', 'frame'))
         _check_choice('selection', selection, ('straight_through', 'hard'))
         _check_choice('prompter', prompter, ('linear', 'figure'))
+        _check_choice('normalize_variation', normalize_variation, ('video', 'batch'))
         _check_range('alpha', alpha, 0, 1)
         _check_range('beta', beta, 0, float('inf'))
         _check_range('temporal_scale', temporal_scale, 0, float('inf'))
@@ -133,6 +144,13 @@ class STOPCLIPViT(TunedTower):
         _check_range('num_spatial', num_spatial, 0, N, "the tower's patches per frame")
         self.prompted_blocks = self.depth if depth is None else depth
         _check_range('depth', self.prompted_blocks, 1, self.depth, "the tower's blocks")
+        if normalize_variation == 'batch':
+            warnings.warn(
+                "normalize_variation='batch': the embedding of a video depends on the "
+                'other videos in its batch; compare only results of one batch size, or '
+                "use 'video'",
+                stacklevel=3,
+            )
         self.attention = attention
         gated = selection == 'straight_through'
         self.spatial: Optional[SpatialPrompter] = None
@@ -150,7 +168,13 @@ class STOPCLIPViT(TunedTower):
         self.temporal: Optional[TemporalPrompter] = None
         if temporal_scale:
             self.temporal = TemporalPrompter(
-                self.width, self.grid, temporal_scale, beta, gated, prompter
+                self.width,
+                self.grid,
+                temporal_scale,
+                beta,
+                gated,
+                prompter,
+                normalize_variation,
             )
 
     def forward(self, video: Tensor) -> Tensor:

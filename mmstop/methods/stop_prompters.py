@@ -130,6 +130,7 @@ class TemporalPrompter(nn.Module):
         beta: extra weight of the prompted patches, at least 0.
         gated: let the gradient through the selection.
         kind: architecture of P^t, 'linear' or 'figure'.
+        normalize: bring W^t to [0, 1] within each 'video', or over the 'batch'.
     """
 
     def __init__(
@@ -140,11 +141,13 @@ class TemporalPrompter(nn.Module):
         beta: float,
         gated: bool,
         kind: str,
+        normalize: str = 'video',
     ) -> None:
         super().__init__()
         self.temporal_scale = temporal_scale
         self.beta = beta
         self.gated = gated
+        self.axes = (1,) if normalize == 'video' else (0, 1)
         self.scorer = PatchConv3d(width, grid).requires_grad_(gated)
         self.trunk: nn.Module
         if kind == 'figure':
@@ -188,12 +191,12 @@ class TemporalPrompter(nn.Module):
         return prompts[:, :num_gaps], variation[:, :num_gaps], count[:, :num_gaps]
 
     def _variation(self, change: Tensor, patches: Tensor, region: Tensor) -> Tensor:
-        """Compute W^t (B, T - 1), in [0, 1] within each video (Eq. 9, 10)."""
+        """Compute W^t (B, T - 1), in [0, 1] within each video or batch (Eq. 9, 10)."""
         energy = at_least_float32(self.scorer(change)).square().mean(-1)
         energy = (energy * (1 + self.beta * region)).mean(-1)
-        low, high = energy.amin(1, keepdim=True), energy.amax(1, keepdim=True)
+        low, high = energy.amin(self.axes, True), energy.amax(self.axes, True)
         size = at_least_float32(patches).square().mean((1, 2, 3))
-        still = high < STILL * size[:, None]
+        still = energy.amax(1, keepdim=True) < STILL * size[:, None]
         alike = high - low <= ALIKE * high
         # The quotient of still or alike videos is replaced below: keep it finite.
         span = torch.where(still | alike, torch.ones_like(high), high - low)
