@@ -4,10 +4,12 @@ Some settings are in several places: both towers hold the architecture and the w
 of CLIP; the pipelines of training, validation and testing all hold the number of
 frames. ``num_frames=8`` on the command line changes all of these pipelines. So does a
 line ``num_frames = 8`` in a config that inherits the pipelines, which MMEngine alone
-would leave unchanged.
+would leave unchanged. ``val_from_train=0.1`` changes the data sets of training and
+validation together.
 """
 
 import argparse
+import copy
 import os
 import re
 import sys
@@ -27,6 +29,7 @@ from mmstop.config_parts import (
     towers,
     walk,
 )
+from mmstop.datasets import CheckedDataset
 from mmstop.datasets.listing import VIDEOS
 from mmstop.errors import ConfigError, short
 
@@ -35,6 +38,7 @@ __all__ = [
     'KeyValues',
     'change_setting',
     'datasets',
+    'hold_out',
     'load_config',
     'output_size',
     'use_rawframes',
@@ -88,6 +92,8 @@ def load_config(
         use_rawframes(cfg)
     _apply_own_settings(cfg)
     options = dict(options or {})
+    if HELD_OUT in options:
+        cfg[HELD_OUT] = options.pop(HELD_OUT)
     for name in [option for option in options if option in SETTINGS]:
         change_setting(cfg, name, options.pop(name))
     parts = {part.path: part for part in walk(cfg)}
@@ -100,6 +106,8 @@ def load_config(
             f'--cfg-options {" ".join(options)}: {error.args[0]}; an option sets '
             f'a key of a dict, which may be in a list (a.0.b=1), or a whole list'
         ) from error
+    if HELD_OUT in cfg:  # last, since validation copies what training reads
+        hold_out(cfg, cfg[HELD_OUT])
     return cfg
 
 
@@ -264,6 +272,48 @@ def _scaled(steps: list[dict], size: int) -> Iterator[Slot]:
                 yield step, key, new
             elif isinstance(value, int):
                 yield step, key, round(value * ratio)
+
+
+# --- Validation ---------------------------------------------------------------------
+
+HELD_OUT = 'val_from_train'
+
+
+def hold_out(cfg: Config, share: float) -> None:
+    """Hold out a share of the training videos and validate on these, in place.
+
+    The validation set becomes that of training with the pipeline of validation. The
+    test set stays as it is.
+
+    Args:
+        share: of the videos, in (0, 1); see ``CheckedDataset``, which draws them.
+
+    Raises:
+        ConfigError: the share is out of range, or training or validation does not have
+            exactly one data set that can hold videos out.
+    """
+    if isinstance(share, bool) or not isinstance(share, float) or not 0 < share < 1:
+        raise ConfigError(
+            f'{HELD_OUT}={short(share)}, expected a share of the training videos '
+            f'between 0 and 1, such as 0.1'
+        )
+    nodes = []
+    for split in ('train', 'val'):
+        found = list(datasets(cfg, split))
+        if len(found) != 1 or not found[0].is_a(CheckedDataset):
+            kinds = ', '.join(part.kind for part in found) or 'none'
+            raise ConfigError(
+                f'{HELD_OUT}={share}: the data sets of {split}_dataloader are {kinds}, '
+                f'expected exactly one CheckedVideoDataset, CheckedRawframeDataset or '
+                f'VideoCaptionDataset'
+            )
+        nodes.append(found[0].node)
+    train, val = nodes
+    train[HELD_OUT] = share
+    held_out = copy.deepcopy({**train, 'pipeline': val['pipeline'], 'test_mode': True})
+    held_out.pop('on_error', None)  # validation skips no video
+    # A copy, since a config may use one data loader for validation and for testing.
+    cfg.val_dataloader = {**copy.deepcopy(cfg.val_dataloader), 'dataset': held_out}
 
 
 # --- Sizes --------------------------------------------------------------------------

@@ -97,6 +97,7 @@ class CheckedRawframeDataset(CheckedDataset):
         return [
             dict(
                 filename=str(Path(root, folder)),
+                name=folder,
                 frame_dir=str(Path(root, folder)),
                 filename_tmpl=self.filename_tmpl,
                 total_frames=total_frames,

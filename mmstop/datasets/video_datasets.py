@@ -1,5 +1,6 @@
 """Datasets that never silently replace, repeat or leave out a video."""
 
+import hashlib
 import threading
 import warnings
 from pathlib import Path
@@ -34,12 +35,19 @@ class CheckedDataset(BaseActionDataset):
         timeout: seconds after which a data worker that is still reading the same video
             reports it and exits, which ends the run. Nothing else stops a decoder that
             hangs. Without data workers (``num_workers=0``) there is no limit.
+        val_from_train: share of the listed videos to hold out for validation, in
+            [0, 1). In training the data set leaves these videos out; in testing
+            (``test_mode=True``) it has only these. They are the videos whose names have
+            the lowest SHA-256, so every process and every run holds out the same,
+            whatever their order and folder. A config sets it for training and
+            validation alike, see :func:`mmstop.config.hold_out`.
         **kwargs: arguments of MMAction2's ``BaseActionDataset``: ``pipeline``,
             ``data_root``, ``data_prefix=dict(video=...)``, ``test_mode``, ...
 
     Raises:
-        ConfigError: ``on_error`` is unknown, or 'skip' in testing; or ``timeout`` is
-            not greater than 0.
+        ConfigError: ``on_error`` is unknown, or 'skip' in testing; ``timeout`` is not
+            greater than 0; or ``val_from_train`` is out of range or leaves no video on
+            one side.
         VideoError: on access, if a video cannot be used and may not be skipped.
     """
 
@@ -50,8 +58,14 @@ class CheckedDataset(BaseActionDataset):
         on_error: str = 'raise',
         max_refetch: int = 10,
         timeout: float = 600,
+        val_from_train: float = 0,
         **kwargs: Any,
     ) -> None:
+        if not 0 <= val_from_train < 1:
+            raise ConfigError(
+                f'val_from_train={val_from_train}, expected a share of the training '
+                f'videos of at least 0 and less than 1'
+            )
         if not 0 < timeout <= threading.TIMEOUT_MAX:
             raise ConfigError(f'timeout={timeout}, expected more than 0 seconds')
         if on_error not in ('raise', 'skip'):
@@ -65,7 +79,31 @@ class CheckedDataset(BaseActionDataset):
             )
         self.on_error = on_error
         self.timeout = timeout
+        self.val_from_train = val_from_train
         super().__init__(ann_file, max_refetch=max_refetch, **kwargs)
+
+    def filter_data(self) -> list[dict]:
+        """Keep this data set's side of ``val_from_train``."""
+        if not self.val_from_train:
+            return self.data_list
+        held_out, count = self._held_out()
+        if not 0 < len(held_out) < count:
+            raise ConfigError(
+                f'val_from_train={self.val_from_train} would hold out {len(held_out)} '
+                f'of the {count} videos of {self.ann_file}, and training and '
+                f'validation need at least one each'
+            )
+        return [
+            info
+            for info in self.data_list
+            if (info['name'] in held_out) == self.test_mode
+        ]
+
+    def _held_out(self) -> tuple[set[str], int]:
+        """Draw the held-out videos by their names; also return how many are listed."""
+        names = {info['name'] for info in self.data_list}
+        ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+        return {*ranked[: round(self.val_from_train * len(names))]}, len(names)
 
     def entry(self, info: dict) -> str:
         """Return the position of an item in the annotation file, for messages."""
@@ -130,7 +168,7 @@ class CheckedVideoDataset(CheckedDataset):
         """List the videos in file order."""
         folder = self.data_prefix.get('video', '')
         return [
-            dict(filename=str(Path(folder, name)), label=label, line=line)
+            dict(filename=str(Path(folder, name)), name=name, label=label, line=line)
             for name, label, line in load_labels(
                 self.ann_file, self.delimiter, self.multi_class, self.test_mode
             )
@@ -163,7 +201,7 @@ class VideoCaptionDataset(CheckedDataset):
         folder = self.data_prefix.get('video', '')
         items = []
         for name, captions in load_captions(self.ann_file).items():
-            video = dict(filename=str(Path(folder, name)), video_id=name)
+            video = dict(filename=str(Path(folder, name)), name=name, video_id=name)
             texts = [captions] if self.test_mode else captions
             items += [dict(video, text=text) for text in texts]
         return items

@@ -1,6 +1,7 @@
 """Hooks: checkpoints of what was trained, repeatable epochs, a model summary line."""
 
 import random
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmstop.config import datasets
 from mmstop.config_check import check_towers
 from mmstop.engine.fitting import (
     check_fit,
@@ -65,6 +67,12 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         self._left_out: Optional[dict[str, list[str]]] = None
         self._notes: dict[str, dict] = {}
 
+    def before_train(self, runner: Runner) -> None:
+        """Log in one line which list the best checkpoint is chosen on."""
+        super().before_train(runner)
+        if self.save_best:
+            runner.logger.info(f'best checkpoint: {_name_validation(runner)}')
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Drop what ``weights=`` loads, and record which model this is."""
         super().before_save_checkpoint(runner, checkpoint)
@@ -117,6 +125,29 @@ def refuse_untrained(model: nn.Module, config: str) -> None:
 def unwrap(model: Any) -> Any:
     """Return the model inside a distributed wrapper, or the model itself."""
     return model.module if is_model_wrapper(model) else model
+
+
+def _name_validation(runner: Runner) -> str:
+    """Tell which list the best checkpoint is chosen on."""
+    if runner.val_loop is None:
+        return 'none, since this run does not validate'
+    parts = find_parts(runner.val_loop.dataloader.dataset)
+    lists = ', '.join(str(getattr(part, 'ann_file', part)) for part in parts)
+    if share := getattr(parts[0], 'val_from_train', 0):
+        return (
+            f'chosen on {len(parts[0])} videos held out of the training list {lists} '
+            f'(val_from_train={share})'
+        )
+    tested = ', '.join(
+        str(Path(part.node.get('data_root') or '', part.node['ann_file']))
+        for part in datasets(runner.cfg, 'test')
+    )
+    if lists == tested:
+        return (
+            f'chosen on the test split, {lists}, so that its test result is '
+            f'optimistic; val_from_train=0.1 holds out training videos instead'
+        )
+    return f'chosen on the validation list {lists}'
 
 
 def find_parts(dataset: Any) -> list[Any]:
