@@ -23,6 +23,7 @@ COMMANDS = (
     'classify',
     'embed',
     'export',
+    'publish',
     'search',
     'serve',
     'trace',

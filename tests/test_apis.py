@@ -13,10 +13,16 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader
 from own_configs import CONFIGS, read
 from tiny import TINY
-from tiny_run import COLOURS, ROOT, write_tiny_retrieval, write_tiny_run
+from tiny_run import (
+    COLOURS,
+    ROOT,
+    train_wildly,
+    write_tiny_retrieval,
+    write_tiny_run,
+)
 
 from mmstop.apis import VideoCLIP, list_videos
 from mmstop.apis.video_reading import absolute
@@ -35,20 +41,6 @@ def tool(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def train_wildly(config: Path) -> Path:
-    """Write a checkpoint as training does, with prompts far from their start."""
-    runner = Runner.from_cfg(Config.fromfile(config))
-    torch.manual_seed(1)
-    for parameter in runner.model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    path = config.parent / f'{config.stem}.pth'
-    runner.save_checkpoint(
-        path.parent, path.name, save_optimizer=False, save_param_scheduler=False
-    )
-    return path
 
 
 def run_test_tool(config: Path, checkpoint: Path) -> list[dict]:

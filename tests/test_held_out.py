@@ -177,6 +177,7 @@ def test_log_names_the_list_that_the_best_checkpoint_is_chosen_on(
     assert re.search(line, message)
 
 
+@pytest.mark.slow
 def test_a_run_validates_on_what_it_holds_out(tmp_path, monkeypatch):
     log_little(monkeypatch)
     config = write_tiny_retrieval(tmp_path)

@@ -271,7 +271,7 @@ def test_names_that_lead_nowhere(monkeypatch):
         raise OSError('no network')
 
     monkeypatch.setattr(open_clip, 'download_pretrained', no_network)
-    monkeypatch.setattr('mmstop.towers.download._unreachable', lambda url: None)
+    monkeypatch.setattr('mmstop.towers.download.unreachable', lambda url: None)
     with pytest.raises(ValueError, match='no network.* give its path as weights='):
         MODELS.build(dict(type='CLIPViT', arch=B32, weights='openai'))
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 from tiny import TEXT, TINY, VIT
 
 ROOT = Path(__file__).parents[1]
@@ -171,6 +173,20 @@ def write_tiny_retrieval(folder: Path) -> Path:
     cfg['default_hooks']['checkpoint']['rule'] = 'greater'
     path = folder / 'retrieval.py'
     Config(cfg).dump(path)
+    return path
+
+
+def train_wildly(config: Path) -> Path:
+    """Write a checkpoint as training does, with prompts far from their start."""
+    runner = Runner.from_cfg(Config.fromfile(config))
+    torch.manual_seed(1)
+    for parameter in runner.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    path = config.parent / f'{config.stem}.pth'
+    runner.save_checkpoint(
+        path.parent, path.name, save_optimizer=False, save_param_scheduler=False
+    )
     return path
 
 

@@ -3,6 +3,7 @@
 from .export import describe_towers, export_towers
 from .index import Hit, ModelID, VideoIndex
 from .index_update import Update, update_index
+from .publishing import publish
 from .video_clip import Prediction, VideoCLIP
 from .video_reading import list_videos
 
@@ -16,5 +17,6 @@ __all__ = [
     'describe_towers',
     'export_towers',
     'list_videos',
+    'publish',
     'update_index',
 ]

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmstop.classes import TEMPLATE, load_classes, write_sentences
 from mmstop.config import load_config
@@ -31,6 +31,7 @@ from .model_loading import (
     test_pipeline,
     text_tower,
 )
+from .published import read_published
 from .video_reading import (
     OnError,
     Video,
@@ -104,25 +105,29 @@ class VideoCLIP:
         decoder: Optional[str] = None,
     ) -> None:
         check_config(cfg, [])
-        self._build(cfg, checkpoint, device, decoder)
+        name = config_name(cfg)
+        if checkpoint is not None:
+            name += f' with {checkpoint}'
+        fill = functools.partial(fill_in, checkpoint=checkpoint, cfg=cfg)
+        self._build(cfg, fill, name, device, decoder)
 
     def _build(
         self,
         cfg: Config,
-        checkpoint: Union[str, os.PathLike, None],
+        fill: Callable[[nn.Module], None],
+        name: str,
         device: str,
         decoder: Optional[str],
     ) -> None:
+        """Build the model and let ``fill`` load what was trained into it."""
         self.cfg = cfg
-        self.name = config_name(cfg)
-        if checkpoint is not None:
-            self.name += f' with {checkpoint}'
+        self.name = name
         self.pipelines = reading_pipelines(cfg, decoder)
         self.decoder = decoder_of(test_pipeline(cfg), decoder)
         self.device = find_device(device)
         self.model: Any = build_model(cfg)
         self.text = text_tower(self.model)
-        fill_in(self.model, checkpoint, cfg)
+        fill(self.model)
         self.model.to(self.device).eval()
 
     @classmethod
@@ -161,8 +166,37 @@ class VideoCLIP:
             device, decoder: as in the class.
         """
         clip = cls.__new__(cls)  # its config needs no check
-        clip._build(clip_config(arch, weights, num_frames), None, device, decoder)
-        clip.name = f'{arch} with weights {weights}, {num_frames} frames per video'
+        cfg = clip_config(arch, weights, num_frames)
+        fill = functools.partial(fill_in, checkpoint=None, cfg=cfg)
+        name = f'{arch} with weights {weights}, {num_frames} frames per video'
+        clip._build(cfg, fill, name, device, decoder)
+        return clip
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: Union[str, os.PathLike],
+        device: str = 'auto',
+        decoder: Optional[str] = None,
+        weights: Optional[str] = None,
+        revision: Optional[str] = None,
+    ) -> 'VideoCLIP':
+        """Read a model that ``mmstop publish`` wrote; no code of it is run.
+
+        Args:
+            name: a folder, or a name on the Hugging Face hub.
+            weights: file of the CLIP below, where it cannot be downloaded.
+            revision: branch, tag or commit on the hub; a commit never changes.
+            device, decoder: as in the class.
+
+        Raises:
+            MissingFileError: the folder lacks a file.
+            ConfigError: there is no such model; the folder is damaged, names code,
+                files or URLs, or belongs to another CLIP or version of mmstop.
+        """
+        found = read_published(name, weights, revision)
+        clip = cls.__new__(cls)  # its config is checked
+        clip._build(found.cfg, found.fill, found.name, device, decoder)
         return clip
 
     @functools.cached_property

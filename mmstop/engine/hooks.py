@@ -21,7 +21,12 @@ from mmstop.engine.fitting import (
     refuse_bad_numbers,
     refuse_other_run,
 )
-from mmstop.engine.identity import describe_arguments, digest_frozen, left_out
+from mmstop.engine.identity import (
+    describe_arguments,
+    digest_frozen,
+    full_names,
+    left_out,
+)
 from mmstop.engine.saving import SafeCheckpointHook
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import FUNCTIONS, HOOKS
@@ -83,11 +88,9 @@ class TrainableCheckpointHook(SafeCheckpointHook):
                 frozen=digest_frozen(model, self._left_out),
                 model=describe_arguments(getattr(runner, 'cfg', {})),
             )
-        for tower, names in self._left_out.items():
-            for name in names:
-                name = f'{tower}.{name}' if tower else name
-                checkpoint['state_dict'].pop(name, None)
-                checkpoint.get('ema_state_dict', {}).pop(f'module.{name}', None)
+        for name in full_names(self._left_out):
+            checkpoint['state_dict'].pop(name, None)
+            checkpoint.get('ema_state_dict', {}).pop(f'module.{name}', None)
         checkpoint.setdefault('meta', {}).update(
             classes=list_classes(model),
             optimizers=name_optimizers(runner),

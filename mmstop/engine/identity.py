@@ -24,6 +24,7 @@ __all__ = [
     'compare_frozen',
     'describe_arguments',
     'digest_frozen',
+    'full_names',
     'left_out',
 ]
 
@@ -51,6 +52,15 @@ def left_out(model: nn.Module) -> dict[str, list[str]]:
         ]
         for prefix, tower in _towers(model).items()
     }
+
+
+def full_names(names: dict[str, list[str]]) -> list[str]:
+    """Return the names in the model of parameters that are listed by tower."""
+    return [
+        f'{prefix}.{name}' if prefix else name
+        for prefix, inside in names.items()
+        for name in inside
+    ]
 
 
 def digest_frozen(model: nn.Module, names: dict[str, list[str]]) -> dict[str, dict]:

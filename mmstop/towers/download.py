@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from mmstop.errors import ConfigError
 
-__all__ = ['download']
+__all__ = ['download', 'offline', 'unreachable']
 
 PATIENCE = 5  # seconds to wait for a connection
 
@@ -29,9 +29,9 @@ def download(arch: str, weights: str, tag: dict) -> Path:
     """
     repository = tag.get('hf_hub', '').rpartition('/')[0]
     url = f'{constants.ENDPOINT}/{repository}' if repository else tag.get('url', '')
-    fault = _unreachable(url)
+    fault = unreachable(url)
     try:
-        with _offline(fault is not None):
+        with offline(fault is not None):
             return Path(open_clip.download_pretrained(tag))
     except Exception as error:
         raise ConfigError(
@@ -42,7 +42,7 @@ def download(arch: str, weights: str, tag: dict) -> Path:
         ) from error
 
 
-def _unreachable(url: str) -> Optional[str]:
+def unreachable(url: str) -> Optional[str]:
     """Say why a server is unreachable; None if it is reachable or a proxy is set."""
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme in getproxies():
@@ -56,7 +56,7 @@ def _unreachable(url: str) -> Optional[str]:
 
 
 @contextmanager
-def _offline(offline: bool) -> Iterator[None]:
+def offline(offline: bool) -> Iterator[None]:
     """Limit the Hugging Face Hub to its cache, or leave it as it was set.
 
     Otherwise it would retry each of three files for about twenty seconds.
