@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
     from mmstop.text import printable
 
     metrics = _read_metrics(args.metrics)  # before the model is built
-    options = ' '.join(f'{k}={v}' for k, v in (args.cfg_options or {}).items())
     for path in publish(
         read_config(args),
         args.checkpoint,
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         args.weights,
         args.license,
         metrics,
-        options,
+        args.cfg_options,
     ):
         print(printable(f'{path}: {Path(path).stat().st_size / 1e6:.1f} MB'))
 

@@ -108,7 +108,7 @@ def test_card_says_what_the_hub_and_its_readers_ask(retrieval, tmp_path, capsys)
     metrics.write_text('{"retrieval/t2v/R1": 83.333, "time": 3.0}')
     command = ['publish', retrieval.config, retrieval.checkpoint, tmp_path / 'out']
     options = ['--license', 'apache-2.0', '--metrics', metrics]
-    options += ['--cfg-options', 'test_dataloader.batch_size=4']
+    options += ['--cfg-options', 'test_dataloader.batch_size=4', 'work_dir=/home/me']
     assert main([str(word) for word in (*command, *options)]) == 0
     printed = capsys.readouterr().out
     assert all(f'{tmp_path / "out" / name}: ' in printed for name in FILES)
@@ -131,7 +131,7 @@ def test_card_says_what_the_hub_and_its_readers_ask(retrieval, tmp_path, capsys)
         f'| frozen CLIP, `backbone.clip` | mmstop | `{digest}` |',
         f'`{content["sha256"]}`',
         'tools/test.py own_retrieval.py own_retrieval.pth --cfg-options '
-        'test_dataloader.batch_size=4\n',
+        'test_dataloader.batch_size=4 work_dir=me\n',
     ):
         assert fact in card.text, fact
 

@@ -65,7 +65,7 @@ def write_card(
     content: dict[str, Any],
     licence: str,
     metrics: dict[str, float],
-    options: str,
+    options: dict[str, Any],
 ) -> str:
     """Return the text of README.md.
 
@@ -78,6 +78,7 @@ def write_card(
     recognizes = 'cls_head' in cfg.model
     name = Path(cfg.filename or 'model').stem
     method = content['model']['backbone']['type']
+    given = [f'{key}={_without_folders(value)}' for key, value in options.items()]
     front = ModelCardData(
         license=licence,
         library_name='mmstop',
@@ -97,7 +98,7 @@ def write_card(
         metrics=_list_metrics(metrics),
         config=_without_folders(cfg.filename or 'CONFIG'),
         checkpoint=checkpoint.name,
-        options=f' --cfg-options {options}' if options else '',
+        options=' --cfg-options ' * bool(options) + ' '.join(given),
     )
 
 
@@ -121,7 +122,7 @@ def _list_data(cfg: Config) -> list[str]:
 
 def _without_folders(path: Any) -> str:
     """Keep the folders of others out of the card, unless they are relative."""
-    return Path(path).name if Path(path).is_absolute() else str(path)
+    return Path(path).name if str(path).startswith('/') else str(path)
 
 
 def _list_metrics(metrics: dict[str, float]) -> str:

@@ -39,7 +39,7 @@ def publish(
     weights: Optional[str] = None,
     licence: str = 'unknown',
     metrics: Optional[dict[str, float]] = None,
-    options: str = '',
+    options: Optional[dict[str, Any]] = None,
 ) -> list[Path]:
     """Write a folder that ``VideoCLIP.from_pretrained`` and the hub read.
 
@@ -50,7 +50,7 @@ def publish(
         weights: tag of the CLIP below, for a config that names a file instead.
         licence: an identifier of the hub, such as 'apache-2.0'.
         metrics: test results by name, for the model card.
-        options: what changes the config on a command line, for the model card.
+        options: the ``--cfg-options`` in ``cfg``, for the model card.
 
     Returns:
         the files.
@@ -86,7 +86,9 @@ def publish(
     content = dict(
         format=FORMAT, mmstop=__version__, **encode(parts), meta=meta, sha256=digest
     )
-    card = write_card(cfg, Path(checkpoint), content, licence, metrics or {}, options)
+    card = write_card(
+        cfg, Path(checkpoint), content, licence, metrics or {}, options or {}
+    )
     folder.mkdir(parents=True, exist_ok=True)
     # The config comes last: a folder that is not complete is refused.
     (folder / WEIGHTS).write_bytes(data)
