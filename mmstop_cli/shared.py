@@ -35,21 +35,23 @@ class KeyValues(argparse.Action):
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let the user choose the model: a config and a checkpoint, or CLIP alone."""
+    """Let the user choose the model: trained, published, or CLIP alone."""
     group = parser.add_argument_group('model')
     add = group.add_argument
+    add('--model', help='what mmstop publish wrote: a folder, or OWNER/NAME on the hub')
     add('--config', help='config file of a recognizer or a retriever')
     add('--checkpoint', help='what was trained; none for a zero-shot config')
     add_cfg_options(group)
     add(
         '--arch',
         default='ViT-B-32-quickgelu',
-        help='without --config: take this CLIP of open_clip as it is (%(default)s)',
+        help='without --config or --model: take this CLIP of open_clip as it is '
+        '(%(default)s)',
     )
     add(
         '--weights',
-        default='openai',
-        help='with --arch: a tag of open_clip or a weights file (%(default)s)',
+        help='with --arch: a tag of open_clip or a weights file (openai); with '
+        '--model: the file of the CLIP below',
     )
     add('--num-frames', type=count, default=12, help='with --arch (%(default)s)')
     add('--device', default='auto', help='auto, cpu, cuda:0, ... (%(default)s)')
@@ -104,13 +106,20 @@ def load_model(args: argparse.Namespace) -> Any:
     from mmstop.apis import VideoCLIP
 
     if args.config is not None:
+        if args.model:
+            raise ValueError('--config and --model name two models; give one of them')
         return VideoCLIP.from_config(
             args.config, args.checkpoint, args.device, args.decoder, args.cfg_options
         )
     if args.checkpoint or args.cfg_options:
         raise ValueError('--checkpoint and --cfg-options need --config')
+    if args.model:
+        return VideoCLIP.from_pretrained(
+            args.model, args.device, args.decoder, args.weights
+        )
+    weights = args.weights or 'openai'
     return VideoCLIP.from_clip(
-        args.arch, args.weights, args.num_frames, args.device, args.decoder
+        args.arch, weights, args.num_frames, args.device, args.decoder
     )
 
 

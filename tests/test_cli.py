@@ -129,6 +129,8 @@ def test_user_errors_are_one_line_and_status_2(mmstop, folder, index, tmp_path):
     fails("none.mp4' is neither", 'classify', tmp_path / 'none.mp4', *CLIP)
     fails('no classes of its own; give labels', 'classify', video, *CLIP)
     fails("none.py': there is no such", 'classify', video, '--config', 'none.py')
+    two = ['--config', 'none.py', '--model', 'none']
+    fails('--config and --model name two models', 'classify', video, *two)
     for content, fault in ((b'a = (', 'SyntaxError'), (b'\xff', 'UnicodeDecodeError')):
         (tmp_path / 'x.py').write_bytes(content)
         config = ['--config', tmp_path / 'x.py']

@@ -81,13 +81,19 @@ def test_embeds_as_config_and_checkpoint_do_bit_for_bit(retrieval, shared):
 
 
 @pytest.mark.slow
-def test_classifies_as_config_and_checkpoint_do(folder):
+def test_classifies_as_config_and_checkpoint_do(folder, capsys):
     run = Run(folder, write_tiny_run)
     given = VideoCLIP.from_config(run.config, run.checkpoint, 'cpu')
     shared = VideoCLIP.from_pretrained(run.shared, 'cpu')
     assert_embeds_alike(run, given, shared)
     (video, *_) = (run.folder / 'videos').rglob('*.mp4')
-    assert shared.classify(str(video)) == given.classify(str(video))
+    (labels,) = given.classify(str(video))
+    assert shared.classify(str(video)) == [labels]
+    command = ['classify', str(video), '--model', str(run.shared), '--json']
+    capsys.readouterr()
+    assert main(command) == 0
+    (named,) = json.loads(capsys.readouterr().out)
+    assert named['predictions'] == [label._asdict() for label in labels]
     data = ModelCard.load(run.shared / 'README.md').data
     assert (data.pipeline_tag, data.metrics) == ('video-classification', ['accuracy'])
     assert data.license == 'unknown'
