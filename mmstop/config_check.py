@@ -7,9 +7,11 @@ and the lists of videos.
 """
 
 import difflib
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -76,9 +78,15 @@ def check_config(cfg: Config, splits: Sequence[str]) -> None:
     check_towers(cfg)
     _check_agreement(cfg)
     _check_checkpoint(cfg)
-    for split in splits:
-        for listing in listings(cfg, split):
-            _check_list(cfg, split, listing)
+    lists = {
+        split: [(part, _check_list(cfg, split, part)) for part in listings(cfg, split)]
+        for split in splits
+    }
+    if train := lists.pop('train', None):
+        held_out = [pair for pairs in lists.values() for pair in pairs]
+        if 'test' not in splits:  # then its files need not be there
+            held_out += [(part, _read(part)) for part in _present(cfg, 'test')]
+        _check_leaks(train, held_out)
 
 
 # --- Keys ---------------------------------------------------------------------------
@@ -283,48 +291,93 @@ def listings(cfg: Config, split: str) -> Iterator[Listing]:
         ConfigError: an annotation file or folder does not exist.
     """
     for part in datasets(cfg, split):
-        prefixes = part.node.get('data_prefix') or {}
-        if not isinstance(prefixes, dict):
+        if listing := _find_listing(part):
+            yield listing
+
+
+def _present(cfg: Config, split: str) -> Iterator[Listing]:
+    """Find the data sets of a split whose files exist."""
+    for part in datasets(cfg, split):
+        with suppress(ConfigError):
+            if listing := _find_listing(part):
+                yield listing
+
+
+def _find_listing(part: Part) -> Optional[Listing]:
+    prefixes = part.node.get('data_prefix') or {}
+    if not isinstance(prefixes, dict):
+        raise ConfigError(
+            f'{part.path}.data_prefix is {prefixes!r}, expected a dict such as '
+            f'dict(video={prefixes!r})'
+        )
+    data_root, ann_file = part.node.get('data_root') or '', part.node['ann_file']
+    files = {'ann_file': ann_file}
+    files |= {f'data_prefix.{key}': prefix for key, prefix in prefixes.items()}
+    for key, name in files.items():
+        path, is_file = Path(data_root, name), key == 'ann_file'
+        there = path.is_file() if is_file else path.is_dir()
+        if name and _is_local(data_root, name) and not there:
             raise ConfigError(
-                f'{part.path}.data_prefix is {prefixes!r}, expected a dict such as '
-                f'dict(video={prefixes!r})'
+                f'{part.path}.{key}: there is no {"file" if is_file else "folder"} '
+                f"'{path}'; prepare the data set (tools/data), or change "
+                f'{part.path}.ann_file, data_root or data_prefix (data_root is '
+                f'{data_root!r})'
             )
-        data_root, ann_file = part.node.get('data_root') or '', part.node['ann_file']
-        files = {'ann_file': ann_file}
-        files |= {f'data_prefix.{key}': prefix for key, prefix in prefixes.items()}
-        for key, name in files.items():
-            path, is_file = Path(data_root, name), key == 'ann_file'
-            there = path.is_file() if is_file else path.is_dir()
-            if name and _is_local(data_root, name) and not there:
-                raise ConfigError(
-                    f'{part.path}.{key}: there is no {"file" if is_file else "folder"} '
-                    f"'{path}'; prepare the data set (tools/data), or change "
-                    f'{part.path}.ann_file, data_root or data_prefix (data_root is '
-                    f'{data_root!r})'
-                )
-        prefix = prefixes.get('img' if part.is_a(*RAWFRAMES) else 'video', '')
-        if ann_file and _is_local(data_root, ann_file, prefix):
-            paths = Path(data_root, ann_file), Path(data_root, prefix)
-            yield Listing(part.path, part.node, part.target(), *paths)
+    prefix = prefixes.get('img' if part.is_a(*RAWFRAMES) else 'video', '')
+    if not ann_file or not _is_local(data_root, ann_file, prefix):
+        return None
+    paths = Path(data_root, ann_file), Path(data_root, prefix)
+    return Listing(part.path, part.node, part.target(), *paths)
 
 
 # --- Lists --------------------------------------------------------------------------
 
 
-def _check_list(cfg: Config, split: str, listing: Listing) -> None:
-    """Read the annotation file of a data set and look for some of its videos."""
+Videos = Optional[list[Listed]]  # None if the format of the list is unknown
+
+
+def _read(listing: Listing) -> Videos:
     try:
-        videos = listing.videos()
+        return listing.videos()
     except AnnotationError as error:
         raise ConfigError(f'{listing.where}: {error}') from error
+
+
+def _check_list(cfg: Config, split: str, listing: Listing) -> Videos:
+    """Read the annotation file of a data set and look for some of its videos."""
+    videos = _read(listing)
     if videos is None:
-        return
+        return None
     labelled = [video for video in videos if video.labels]
     if any(label != -1 for video in labelled for label in video.labels):
         _check_classes(cfg, listing, labelled)
     elif not listing.is_a(VideoCaptionDataset):
         _check_unlabelled(cfg, split, listing)
     _look_for(listing, videos)
+    return videos
+
+
+def _check_leaks(
+    train: Sequence[tuple[Listing, Videos]], held_out: Sequence[tuple[Listing, Videos]]
+) -> None:
+    """Reject training videos that are also listed for validation or testing.
+
+    Videos are the same if their normalised paths are. ViFi-CLIP's 16-shot lists, for
+    example, share 233 videos with the second test split of HMDB51.
+    """
+    for other, kept in held_out:
+        entries = {os.path.abspath(video.path): video.entry for video in kept or ()}
+        for own, videos in train:
+            shared = [v for v in videos or () if os.path.abspath(v.path) in entries]
+            if shared:
+                path, entry = shared[0].path, shared[0].entry
+                raise ConfigError(
+                    f'{own.where}: {path!r} (entry {entry!r} of {own.ann_file}) is '
+                    f'also in {other.ann_file} (entry '
+                    f'{entries[os.path.abspath(path)]!r}), the list of {other.where}; '
+                    f'{len(shared):,} training videos are; remove them from one of '
+                    f'the lists, or test on videos that were not trained on'
+                )
 
 
 def _check_unlabelled(cfg: Config, split: str, listing: Listing) -> None:

@@ -385,12 +385,13 @@ def test_tool_lists_bad_videos_and_writes_clean_lists(tmp_path, capsys):
     assert check_videos(config, '--out', out, '--write-clean') == 1
     rows = [line.split('\t') for line in out.read_text().splitlines()]
     train, test = str(tmp_path / 'train.txt'), str(tmp_path / 'test.txt')
-    red, blue = (str(tmp_path / 'videos' / n) for n in ('b/red.mp4', 'a/blue.mp4'))
     assert rows == [
-        [red, train, '2', 'there is no such file'],
-        [blue, train, '5', 'the file is empty'],
-        [red, test, '2', 'there is no such file'],
-        [blue, test, '5', 'the file is empty'],
+        [f'{tmp_path}/{folder}/{video}', path, line, fault]
+        for folder, path in (('videos', train), ('test_videos', test))
+        for video, line, fault in (
+            ('b/red.mp4', '2', 'there is no such file'),
+            ('a/blue.mp4', '5', 'the file is empty'),
+        )
     ]
     lines = (tmp_path / 'train.txt').read_text().split('\n')
     assert (tmp_path / 'train_clean.txt').read_text().split('\n') == [

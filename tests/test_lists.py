@@ -256,3 +256,49 @@ def test_wrapped_data_sets_are_checked(config):
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', dataset=inner, times=2)
     with pytest.raises(ConfigError, match='dataset.dataset: line 1 .* has the label 9'):
         check_config(cfg, ['train'])
+
+
+# --- Leaks --------------------------------------------------------------------------
+
+
+STAGES = ['train', 'val', 'test']
+TEST_FILE = 'test_dataloader.dataset.ann_file'
+
+
+@pytest.fixture
+def leaking(tmp_path):
+    """A run whose test list reads the same folder, without a common video."""
+    config = write_tiny_run(tmp_path)
+    (tmp_path / 'train.txt').write_text('a/red.mp4 0\na/green.mp4 1\na/blue.mp4 2')
+    (tmp_path / 'test.txt').write_text('b/red.mp4 0\nb/green.mp4 1')
+    prefix = {f'{s}_dataloader.dataset.data_prefix.video': 'videos' for s in STAGES}
+    return tmp_path, lambda **more: check(config, {**prefix, **more}, STAGES[:2])
+
+
+def test_training_videos_are_not_tested_on(leaking):
+    """The list for testing counts, too, if it is another than that for validation."""
+    folder, check_training = leaking
+    check_training()
+    (folder / 'split2.txt').write_text(
+        'b/blue.mp4 2\na/green.mp4 1\n./b/../a/red.mp4 0'
+    )
+    message = (
+        r"train_dataloader.dataset: '\S+videos/a/red.mp4' \(entry 1 of \S+train.txt\) "
+        r'is also in \S+split2.txt \(entry 3\), the list of test_dataloader.dataset; '
+        r'2 training videos are; remove them from one of the lists, or test on '
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_training(**{TEST_FILE: 'split2.txt'})
+    with pytest.raises(ConfigError, match='split2.txt .* list of val_dataloader'):
+        check_training(**{TEST_FILE.replace('test', 'val'): 'split2.txt'})
+    check_training(**{TEST_FILE: 'not_made_yet.txt'})
+    (folder / 'broken.txt').write_text('')
+    with pytest.raises(ConfigError, match='test_dataloader.dataset: .*broken.txt: it '):
+        check_training(**{TEST_FILE: 'broken.txt'})
+
+
+def test_training_captions_are_not_tested_on(tmp_path):
+    config = write_tiny_retrieval(tmp_path)
+    prefix = {'test_dataloader.dataset.data_prefix.video': 'videos'}
+    with pytest.raises(ConfigError, match="'a/red.mp4'.* 5 training videos are"):
+        check(config, prefix, ['train', 'val'])

@@ -40,6 +40,7 @@ def folder(tmp_path):
                 path = tmp_path / 'rawframes' / take / name / f'img_{i:05}.jpg'
                 write_frame(path, i, colour)
             lines.append(f'{take}/{name} {TOTAL} {label}')
+    (tmp_path / 'test_rawframes').symlink_to('rawframes')
     for name in ('train', 'test'):
         (tmp_path / f'{name}_rawframes.txt').write_text('\n'.join(lines))
     return tmp_path

@@ -39,6 +39,11 @@ def write_video(path: Path, colour: tuple[int, int, int]) -> None:
     writer.release()
 
 
+def link_test_videos(folder: Path) -> None:
+    """Let testing read the same videos under another path, as they must differ."""
+    (folder / 'test_videos').symlink_to('videos')
+
+
 def tiny_config(folder: Path) -> dict:
     """Return the config of a run whose data are in ``folder``."""
     pipeline = [
@@ -60,7 +65,11 @@ def tiny_config(folder: Path) -> dict:
         pipeline=pipeline,
     )
     test_dataset = dict(
-        dataset, ann_file='test.txt', pipeline=test_pipeline, test_mode=True
+        dataset,
+        ann_file='test.txt',
+        data_prefix=dict(video='test_videos'),
+        pipeline=test_pipeline,
+        test_mode=True,
     )
     loader = dict(batch_size=2, num_workers=0, persistent_workers=False)
     test_loader = dict(
@@ -131,6 +140,7 @@ def write_tiny_run(folder: Path) -> Path:
         for take in ('a', 'b'):  # the takes of a class have the same file name
             write_video(folder / 'videos' / take / f'{name}.mp4', colour)
             lines.append(f'{take}/{name}.mp4 {label}')
+    link_test_videos(folder)
     (folder / 'train.txt').write_text('\n'.join(lines))
     (folder / 'test.txt').write_text('\n'.join(lines[:5]))  # not a multiple of two
     path = folder / 'tiny.py'
@@ -145,6 +155,7 @@ def write_tiny_retrieval(folder: Path) -> Path:
         video = f'{take}/{name}.mp4'
         write_video(folder / 'videos' / video, colour)
         captions[video] = [f'{i} times {name}' for i in range(10)]
+    link_test_videos(folder)
     pairs = {video: texts[:2] for video, texts in captions.items()}
     (folder / 'train.json').write_text(json.dumps(pairs))
     (folder / 'test.json').write_text(json.dumps(dict(list(captions.items())[:5])))
