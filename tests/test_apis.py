@@ -221,6 +221,15 @@ def test_any_labels(clip, videos):
     (own,) = clip.classify(video, ['a Dog', 'a cat'])
     assert own == clip.classify(video, ['a Dog', 'a cat'], template='{}')[0] != found
     assert len(clip.classify(video, 'ucf101', topk=2)[0]) == 2
+    (both,) = clip.classify(video, ['a Dog', 'a cat'], template=['this is {}', '{}'])
+    row = clip.encode_video(video)[0]
+    for label, score in both:  # a softmax over two classes
+        texts = clip.encode_text([f'this is {label}', label]).mean(0)
+        others = 'a cat' if label == 'a Dog' else 'a Dog'
+        rest = clip.encode_text([f'this is {others}', others]).mean(0)
+        units = [x / np.linalg.norm(x) for x in (texts, rest)]
+        gap = clip.text.logit_scale.exp().item() * (units[0] - units[1]) @ row
+        np.testing.assert_allclose(score, 1 / (1 + np.exp(-gap)), rtol=1e-4)
     with pytest.raises(ValueError, match="template='a dog' has no '{}'"):
         clip.classify(video, template='a dog')
     with pytest.raises(ValueError, match='labels is empty'):

@@ -10,6 +10,7 @@ from mmaction.structures import ActionDataSample
 from mmengine.registry import DefaultScope
 from tiny import TEXT, VIT, wild
 
+from mmstop.classes import ENSEMBLES
 from mmstop.datasets import load_classes
 from mmstop.errors import ConfigError
 from mmstop.registry import MODELS
@@ -36,6 +37,25 @@ def test_head_is_scaled_cosine_with_sentences():
     torch.testing.assert_close(
         loss, F.cross_entropy(head(features[:3]), torch.tensor([2, 0, 1]))
     )
+
+
+@torch.no_grad()
+def test_templates_are_averaged():
+    templates = ['{}', 'a {} again', 'he can {}']
+    head = MODELS.build(dict(HEAD, template=templates)).eval()
+    text, features = head.text, torch.randn(4, 32)
+    classes = []
+    for name in ('jump', 'kick ball', 'run'):
+        rows = [text(text.tokenizer([t.format(name)]))[0] for t in templates]
+        rows = [row / row.norm() for row in rows]
+        classes.append((rows[0] + rows[1] + rows[2]) / 3)
+    expected = F.normalize(features, dim=1) @ F.normalize(torch.stack(classes)).T
+    torch.testing.assert_close(head(features), text.logit_scale.exp() * expected)
+    assert [len({*ENSEMBLES[name]}) for name in ('clip', 'video')] == [80, 28]
+    named = MODELS.build(dict(HEAD, template='video')).eval()
+    listed = MODELS.build(dict(HEAD, template=[*ENSEMBLES['video']])).eval()
+    assert named.sentences == listed.sentences
+    assert len(named.sentences) == 28 * 3 and named.num_templates == 28
 
 
 def test_sentences_of_a_frozen_tower_are_encoded_once(monkeypatch):
@@ -157,6 +177,11 @@ def test_faulty_class_lists(tmp_path):
         MODELS.build(dict(HEAD, template='a video'))
     for template in ('{} and {}', '{} of {x}', '{}}'):
         with pytest.raises(ValueError, match="has braces other than one '{}'"):
+            MODELS.build(dict(HEAD, template=template))
+    for template in ([], ['a {}', 'a {}']):
+        with pytest.raises(
+            ValueError, match='expected one sentence with {} or'
+        ):
             MODELS.build(dict(HEAD, template=template))
     for topk in (0, (1, 0), '5'):
         with pytest.raises(ValueError, match='topk=.*, expected integers of at least'):

@@ -100,7 +100,7 @@ def describe_towers(model: Any, num_frames: int) -> dict[str, dict[str, Any]]:
     green and blue, in [0, 255]).
 
     ``text`` has ``context_length`` and, for a head with classes, ``class_tokens``: the
-    tokens of each class's sentence, (K, L).
+    tokens of each class's sentence, (K, L); of M templates, (M, K, L).
 
     Args:
         model, num_frames: those of :func:`export_towers`.
@@ -132,6 +132,8 @@ def describe_towers(model: Any, num_frames: int) -> dict[str, dict[str, Any]]:
     about = dict(both, arch=text.arch, context_length=text.context_length)
     if hasattr(head, 'sentences'):
         tokens = text.tokenizer(head.sentences, context_length=text.context_length)
+        if head.num_templates > 1:
+            tokens = tokens.unflatten(0, (head.num_templates, -1))
         about['class_tokens'] = tokens.tolist()
     return dict(video=video, text=about)
 

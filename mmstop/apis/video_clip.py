@@ -13,10 +13,11 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
-from mmstop.classes import TEMPLATE, load_classes, write_sentences
+from mmstop.classes import TEMPLATE, list_templates, load_classes, write_sentences
 from mmstop.config import load_config
 from mmstop.config_check import check_config
 from mmstop.datasets import CaptionTokenize
+from mmstop.models import average_templates
 from mmstop.towers import shared_prompts
 
 from .index import Hit, ModelID, VideoIndex
@@ -258,7 +259,7 @@ class VideoCLIP:
         videos: Videos,
         labels: Union[Sequence[str], str, None] = None,
         topk: int = 5,
-        template: Optional[str] = None,
+        template: Union[str, Sequence[str], None] = None,
         batch_size: int = 8,
         num_workers: int = 1,
         progress: bool = False,
@@ -272,8 +273,9 @@ class VideoCLIP:
             labels: any words; or, as in ``CLIPTextHead``, the name of a list that ships
                 with the package or the path of a file; None for the classes of the
                 config.
-            template: sentence with ``{}`` in place of the label; None for the one in
-                the config, or else the default of ``CLIPTextHead``.
+            template: sentence with ``{}`` in place of the label, several, or the name
+                of an ensemble, as in ``CLIPTextHead``; None for that of the config, or
+                else the default of ``CLIPTextHead``.
             videos, batch_size, num_workers, progress, on_error: as in
                 :meth:`encode_video`.
 
@@ -285,8 +287,9 @@ class VideoCLIP:
         if topk < 1:
             raise ValueError(f'topk={topk}, expected at least 1')
         listed = list_inputs(videos)
-        names, sentences = self._prompts(labels, template)
-        text = torch.from_numpy(self.encode_text(sentences))
+        names, templates = self._prompts(labels, template)
+        sentences = self.encode_text(write_sentences(templates, names))
+        text = average_templates(torch.from_numpy(sentences), len(templates))
         found: list[list[Prediction]] = [[] for _ in listed]
         for batch in self.stream(listed, batch_size, num_workers, progress):
             for i, scores in zip(batch.indices, self._score(batch.clips, text)):
@@ -338,9 +341,11 @@ class VideoCLIP:
         yield from map(self._batch, batches)
 
     def _prompts(
-        self, labels: Union[Sequence[str], str, None], template: Optional[str]
+        self,
+        labels: Union[Sequence[str], str, None],
+        template: Union[str, Sequence[str], None],
     ) -> tuple[list[str], list[str]]:
-        """Return the labels and the sentence that stands for each."""
+        """Return the labels and the templates."""
         head: Any = getattr(self.model, 'cls_head', None)
         if labels is None and head is None:
             raise ValueError(f'{self.name} has no classes of its own; give labels')
@@ -358,7 +363,7 @@ class VideoCLIP:
                 )
         if template is None:
             template = TEMPLATE if head is None else head.template
-        return names, write_sentences(template, names)
+        return names, list_templates(template)
 
     @torch.no_grad()
     def _score(self, clips: Tensor, text: Tensor) -> Tensor:

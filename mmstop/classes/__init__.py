@@ -10,10 +10,16 @@ from typing import Union
 from mmstop.errors import ConfigError, MissingFileError
 
 from .files import read_class_file
+from .templates import ENSEMBLES, TEMPLATE, list_templates, write_sentences
 
-__all__ = ['TEMPLATE', 'load_classes', 'write_sentences']
+__all__ = [
+    'ENSEMBLES',
+    'TEMPLATE',
+    'list_templates',
+    'load_classes',
+    'write_sentences',
+]
 
-TEMPLATE = 'a video of a person doing {}'
 FOLDER = Path(__file__).parent
 
 
@@ -60,23 +66,6 @@ def load_classes(classes: Union[Sequence[str], str]) -> list[str]:
     if where != 'classes':
         _compare_order(where, names)
     return names
-
-
-def write_sentences(template: str, names: Sequence[str]) -> list[str]:
-    """Insert each name into the template at ``{}``.
-
-    Raises:
-        ConfigError: the template does not have exactly one ``{}``, or has other braces.
-    """
-    if '{}' not in template:
-        raise ConfigError(f"template={template!r} has no '{{}}' for the label")
-    before, _, after = template.partition('{}')
-    if set('{}') & set(before + after):
-        raise ConfigError(
-            f"template={template!r} has braces other than one '{{}}' for the label; "
-            f'remove them'
-        )
-    return [f'{before}{name}{after}' for name in names]
 
 
 def _compare_order(where: str, names: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from mmaction.models import Recognizer3D
 
-from .head import CLIPTextHead
+from .head import CLIPTextHead, average_templates
 from .losses import contrastive_loss
 from .neck import AsTuple
 from .recognizer import CLIPRecognizer
@@ -15,5 +15,6 @@ __all__ = [
     'CLIPTextHead',
     'CaptionPreprocessor',
     'Recognizer3D',
+    'average_templates',
     'contrastive_loss',
 ]

@@ -8,33 +8,46 @@ import torch.nn.functional as F
 from mmaction.models.heads import BaseHead
 from torch import Tensor
 
-from mmstop.classes import TEMPLATE, load_classes, write_sentences
+from mmstop.classes import TEMPLATE, list_templates, load_classes, write_sentences
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import at_least_float32
 
-__all__ = ['CLIPTextHead']
+__all__ = ['CLIPTextHead', 'average_templates']
+
+
+def average_templates(sentences: Tensor, num_templates: int) -> Tensor:
+    """Average the features of each class over the templates, as CLIP's authors do.
+
+    (M x K, E) of unit norm, all classes of the first template first -> (K, E) of unit
+    norm. A single template's features stay as they are.
+    """
+    if num_templates == 1:
+        return sentences
+    return F.normalize(sentences.unflatten(0, (num_templates, -1)).mean(0), dim=-1)
 
 
 @MODELS.register_module()
 class CLIPTextHead(BaseHead):
-    """Score videos by cosine similarity to one sentence per class (STOP, Eq. 14).
+    """Score videos by cosine similarity to a sentence per class (STOP, Eq. 14).
 
     (B, E) -> (B, K): the cosine times ``exp(logit_scale)``, CLIP's learned inverse
-    temperature. While the text tower is frozen, its K sentences are encoded only once
-    and cached in a plain attribute, which is neither saved nor broadcast.
+    temperature. While the text tower is frozen, its sentences are encoded only once and
+    cached in a plain attribute, which is neither saved nor broadcast.
 
     Args:
         text: config of the text tower.
         classes: class names in label order; or the name of a list that ships with the
             package ('ucf101', 'hmdb51', 'ssv2', ...); or the path of a file with one
             name per line, or with ids and names (CSV, JSON) in any order.
-        template: sentence with ``{}`` in place of the class name.
+        template: sentence with ``{}`` in place of the class name; or several, or the
+            name of an ensemble ('clip' or 'video', see
+            :data:`mmstop.classes.ENSEMBLES`), whose features are averaged.
         **kwargs: arguments of MMAction2's ``BaseHead``: ``loss_cls``, ``topk``,
             ``label_smooth_eps``, ``average_clips``, ``multi_class``, ``init_cfg``.
 
     Raises:
-        ValueError: ``template`` does not have exactly one ``{}``, the list of classes
+        ValueError: a template does not have exactly one ``{}``, the list of classes
             is invalid, a sentence is too long for the text tower, or ``topk`` is less
             than 1.
     """
@@ -44,7 +57,7 @@ class CLIPTextHead(BaseHead):
         self,
         text: dict,
         classes: Union[Sequence[str], str],
-        template: str = TEMPLATE,
+        template: Union[str, Sequence[str]] = TEMPLATE,
         **kwargs: Any,
     ) -> None:
         names = load_classes(classes)
@@ -58,8 +71,9 @@ class CLIPTextHead(BaseHead):
         super().__init__(num_classes=len(names), in_channels=tower.out_dim, **kwargs)
         self.text = tower
         self.classes, self.template = names, template
+        self.num_templates = len(list_templates(template))
         self.sentences = sentences
-        self._tokens = tower.tokenize(self.sentences)  # (K, L)
+        self._tokens = tower.tokenize(self.sentences)  # (M x K, L)
         self._cache: Optional[Tensor] = None
         self._prompts: Optional[Tensor] = None  # those that the cache was made with
         for module in tower.modules():  # any of them may be loaded separately
@@ -114,6 +128,10 @@ class CLIPTextHead(BaseHead):
         return self._cache
 
     def _encode(self, device: torch.device, prompts: Optional[Tensor]) -> Tensor:
-        tokens = self._tokens.to(device)
-        sentences = self.text(tokens) if prompts is None else self.text(tokens, prompts)
-        return F.normalize(at_least_float32(sentences), dim=-1)
+        given = () if prompts is None else (prompts,)
+        # One template at a time takes as much memory as a single one.
+        parts = [
+            F.normalize(at_least_float32(self.text(tokens, *given)), dim=-1)
+            for tokens in self._tokens.to(device).chunk(self.num_templates)
+        ]
+        return average_templates(torch.cat(parts), self.num_templates)
