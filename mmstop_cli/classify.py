@@ -37,11 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='a file with one label a line, or a list of this package: hmdb51, '
         'moving_shapes, ssv2, ucf101',
     )
-    add(
-        '--template',
-        help='sentence with {} for the label, or an ensemble: clip, video; without: '
-        "the config's",
-    )
+    add('--template', help="sentence with {} for the label; without: the config's")
     add('--topk', type=count, default=5, help='labels a video (%(default)s)')
     add_reading_arguments(parser)
     add_model_arguments(parser)

@@ -130,8 +130,11 @@ def test_checkpoint_of_other_classes(config, tmp_path, capfd):
     arguments += ['--cfg-options', classes]
     message = r"trained on other classes: .*3 in cls_head .* instead of 5 .*'white'"
     assert_one_line(test_tool, arguments, message, capfd)
-    arguments.append('default_hooks.checkpoint.strict=False')
-    assert test_tool.main([str(argument) for argument in arguments]) == 0
+    for option in ('strict=False', 'other_classes=True'):
+        loose = [*arguments, f'default_hooks.checkpoint.{option}']
+        assert test_tool.main([str(argument) for argument in loose]) == 0
+    message = r'does not fit .*: it was trained with other arguments: .*alpha=0.4'
+    assert_one_line(test_tool, [*loose, 'model.backbone.alpha=0.5'], message, capfd)
 
 
 def test_a_folder_that_cannot_be_written(config, capfd):

@@ -179,9 +179,7 @@ def test_faulty_class_lists(tmp_path):
         with pytest.raises(ValueError, match="has braces other than one '{}'"):
             MODELS.build(dict(HEAD, template=template))
     for template in ([], ['a {}', 'a {}']):
-        with pytest.raises(
-            ValueError, match='expected one sentence with {} or'
-        ):
+        with pytest.raises(ValueError, match='expected one sentence with {} or'):
             MODELS.build(dict(HEAD, template=template))
     for topk in (0, (1, 0), '5'):
         with pytest.raises(ValueError, match='topk=.*, expected integers of at least'):

@@ -24,12 +24,15 @@ __all__ = [
 ]
 
 
-def check_fit(model: nn.Module, checkpoint: dict, cfg: Any, name: str) -> str:
+def check_fit(
+    model: nn.Module, checkpoint: dict, cfg: Any, name: str, other_classes: bool = False
+) -> str:
     """Refuse a checkpoint of another model.
 
     Args:
         cfg: the config that the model was built from.
         name: what to call the checkpoint.
+        other_classes: as in :func:`find_misfits`.
 
     Returns:
         A warning if the checkpoint does not say all about its model; '' if it does.
@@ -37,7 +40,7 @@ def check_fit(model: nn.Module, checkpoint: dict, cfg: Any, name: str) -> str:
     Raises:
         ConfigError: it does not fit.
     """
-    if found := find_misfits(model, checkpoint, cfg):
+    if found := find_misfits(model, checkpoint, cfg, other_classes):
         config = getattr(cfg, 'filename', None) or 'this config'
         raise ConfigError(
             f'{name} does not fit the model of {config}: {found}. Use the config that '
@@ -52,10 +55,15 @@ def check_fit(model: nn.Module, checkpoint: dict, cfg: Any, name: str) -> str:
     )
 
 
-def find_misfits(model: nn.Module, checkpoint: dict, cfg: Any) -> str:
+def find_misfits(
+    model: nn.Module, checkpoint: dict, cfg: Any, other_classes: bool = False
+) -> str:
     """Describe how a checkpoint and a model differ; '' if they do not.
 
     Frozen parameters may be missing, since the towers load them.
+
+    Args:
+        other_classes: ignore the classes and the template, as for a zero-shot test.
     """
     given = {name: tuple(v.shape) for name, v in _tensors(checkpoint).items()}
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -74,13 +82,16 @@ def find_misfits(model: nn.Module, checkpoint: dict, cfg: Any) -> str:
             f'{len(classes[head])} ({classes[head]})'
             for head in classes
             if isinstance(before.get(head), list) and before[head] != classes[head]
+            if not other_classes
         ],
         'was trained over another CLIP': compare_frozen(
             model, _note(checkpoint, 'frozen'), {*given}
         ),
-        'was trained with other arguments': compare_arguments(
-            cfg, _note(checkpoint, 'model')
-        ),
+        'was trained with other arguments': [
+            fault
+            for fault in compare_arguments(cfg, _note(checkpoint, 'model'))
+            if not (other_classes and fault.startswith('cls_head.template'))
+        ],
     }
     return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)
 

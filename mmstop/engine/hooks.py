@@ -57,6 +57,9 @@ class TrainableCheckpointHook(SafeCheckpointHook):
             trained with a different CLIP, different model arguments, different classes
             or the same classes in a different order. False is for transfer between
             models: what does not fit is skipped, as in MMEngine.
+        other_classes: accept a checkpoint that was trained on other classes or with
+            another template, to test it on classes that it has not seen. All else must
+            fit.
         **kwargs: arguments of MMEngine's ``CheckpointHook``.
 
     Raises:
@@ -66,9 +69,11 @@ class TrainableCheckpointHook(SafeCheckpointHook):
     """
 
     @typed
-    def __init__(self, strict: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, strict: bool = True, other_classes: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.strict = strict
+        self.strict, self.other_classes = strict, other_classes
         self._left_out: Optional[dict[str, list[str]]] = None
         self._notes: dict[str, dict] = {}
 
@@ -105,7 +110,10 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         if runner._resume:
             refuse_other_run(runner, checkpoint, name)
         self._left_out = None
-        if self.strict and (warning := check_fit(model, checkpoint, runner.cfg, name)):
+        if not self.strict:
+            return
+        others = self.other_classes
+        if warning := check_fit(model, checkpoint, runner.cfg, name, others):
             runner.logger.warning(warning)
 
 

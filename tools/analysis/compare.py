@@ -4,6 +4,8 @@
         --rates 1e-3 3e-3 1e-2
     python tools/analysis/compare.py table2                       # on MSR-VTT
     python tools/analysis/compare.py table1 --methods tempme stop --data ssv2
+    python tools/analysis/compare.py table1 --protocol few_shot --data moving_shapes \\
+        --methods stop vpt clip --shots 2 4 8 16
     python tools/analysis/compare.py costs --methods tempme unipt
 
 ``table1`` is recognition, ``table2`` and ``table3`` are retrieval, and ``table4`` turns
@@ -11,6 +13,9 @@ STOP's prompters on and off. Each uses its data sets that are there, or those of
 ``--data``. With ``--rates``, every method tries all of these learning rates with the
 first seed, and keeps the one that is best on the validation split; without, it keeps
 its config's. tools/analysis/variants.py does the runs, so finished ones are reused.
+
+``--protocol`` trains and tests recognition as other papers do (docs/protocols.md), by
+the definitions of tools/analysis/protocols.py, with the rates of the configs.
 
 ``costs`` measures the video towers of the MSR-VTT configs as benchmark.py does.
 
@@ -34,6 +39,7 @@ from ablation import ROWS
 from compare_report import ROOT, TARGETS
 from get_params import build, count
 from measuring import positive
+from protocols import PROTOCOLS, SPLITS, ZERO_SHOT, Plan, Setting, plans
 from variants import Variant, add_to_json, figures, measure
 
 from mmstop.config import load_config
@@ -62,6 +68,17 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--methods', nargs='+', help="names of configs; the table's rows by default")
     add('--data', nargs='+', help='other data sets, such as moving_shapes')
     add('--configs', type=Path, default=ROOT / 'configs', help='folder of the configs')
+    add('--protocol', choices=PROTOCOLS, default='full')
+    add('--shots', nargs='+', type=positive, default=[2, 4, 8, 16], help='for few_shot')
+    add(
+        '--splits',
+        nargs='+',
+        type=int,
+        choices=SPLITS,
+        default=[1],
+        help='train and test on each of these splits, for full',
+    )
+    add('--lists', default='shots', help='folder of the lists of make_shots.py')
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
     add('--rates', nargs='+', default=[], help='learning rates to choose from')
     add('--jobs', type=positive, default=1, help='methods at a time')
@@ -142,6 +159,8 @@ def data_sets_of(args: argparse.Namespace) -> list[str]:
     """
     table = TARGETS['tables'][args.table]
     retrieves = table['metrics'][0].startswith('retrieval/')
+    if args.protocol == 'zero_shot' and not args.data:
+        return [next(iter(ZERO_SHOT))]
     if args.data:
         return [
             'moving_shapes_retrieval' if retrieves and d == 'moving_shapes' else d
@@ -171,12 +190,20 @@ def is_here(configs: Path, data_set: str) -> bool:
 def run_tables(args: argparse.Namespace) -> None:
     """Run all lines on all data sets, some at a time."""
     jobs = [(d, row) for d in data_sets_of(args) for row in rows_of(args, d)]
+    usual = args.protocol == 'full' and args.splits == [1]
+    if not usual:
+        check_protocol(args, {row.metric for _, row in jobs})
+    place = ['results'] if usual else ['protocols', protocol_name(args)]
+    planned = {} if usual else {job: plan_row(args, *job) for job in jobs}
     adding = Lock()
 
     def run(data_set: str, row: Row) -> None:
-        found = run_row(args, row)
+        if usual:
+            found = run_row(args, row)
+        else:
+            found = run_plans(args, row, planned[data_set, row])
         with adding:
-            add_to_json(args.json, ['results', data_set, row.name], found)
+            add_to_json(args.json, [*place, data_set, row.name], found)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         futures = [pool.submit(run, *job) for job in jobs]
@@ -199,6 +226,66 @@ def run_row(args: argparse.Namespace, row: Row) -> dict:
         found['rate'] = max(found['tuning'], key=found['tuning'].get)
         variant = with_rate(variant, found['rate'])
     found['seeds'] = {str(seed): figures(measure(own, variant, seed)) for seed in seeds}
+    return found
+
+
+def check_protocol(args: argparse.Namespace, metrics: set[str]) -> None:
+    """Check that the other options fit the protocol.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    if args.rates:
+        raise ConfigError('--rates: only for --protocol full on one split')
+    if args.splits != [1] and args.protocol != 'full':
+        raise ConfigError(f'--splits: --protocol {args.protocol} has its own splits')
+    if not all(metric.startswith('acc/') for metric in metrics):
+        raise ConfigError(
+            f'--protocol, --splits: {args.table} is retrieval, which has neither'
+        )
+
+
+def protocol_name(args: argparse.Namespace) -> str:
+    """Name the protocol, and where its lists come from if they are not drawn here."""
+    drawn = args.protocol in ('few_shot', 'base_to_novel')
+    other = drawn and args.lists != 'shots'
+    return f'{args.protocol}, {args.lists}' if other else args.protocol
+
+
+def plan_row(
+    args: argparse.Namespace, data_set: str, row: Row
+) -> list[tuple[int, Plan]]:
+    """Plan all runs of a line: (seed, plan).
+
+    Raises:
+        ConfigError: a list is missing.
+    """
+    cfg = load_config(str(row.config))
+    seeds = args.seeds if row.trained else args.seeds[:1]
+    options = row.trained, args.shots, args.splits, args.lists, args.configs
+    return [
+        (seed, plan)
+        for seed in seeds
+        for plan in plans(args.protocol, Setting(cfg, data_set, seed, *options))
+    ]
+
+
+def run_plans(
+    args: argparse.Namespace, row: Row, planned: Sequence[tuple[int, Plan]]
+) -> dict:
+    """Train and test a method by a protocol: {'tests': {test: {seed: metrics}}}."""
+    trained = count(build(load_config(str(row.config))))['trainable']
+    found: dict = {'trained': trained if row.trained else 0, 'tests': {}}
+    method = row.name.replace(' ', '-')
+    for seed, plan in planned:
+        folder = '-'.join(filter(None, [method, plan.folder]))
+        variant = Variant(folder, [*row.options, *plan.options], row.trained)
+        for test, options in plan.tests.items():
+            own = argparse.Namespace(**vars(args))
+            own.config, own.metric = str(row.config), row.metric
+            own.test_options = options
+            metrics = figures(measure(own, variant, seed, test))
+            found['tests'].setdefault(test, {})[str(seed)] = metrics
     return found
 
 

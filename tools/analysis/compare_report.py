@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Optional
 
+import protocol_report
 from matplotlib.figure import Figure
 from reports import table
 from variants import percent
@@ -71,6 +72,7 @@ def write(path: Path) -> None:
     if found.get('results'):
         plot(lines).savefig(picture, dpi=100)
         parts.append(f'## Accuracy and size\n\n![by size]({picture.name})\n')
+    parts += protocol_report.sections(found.get('protocols', {}), path)
     page.write_text('\n'.join(parts))
     print(f'wrote {page}, {sheet.name} with {len(lines)} lines')
 

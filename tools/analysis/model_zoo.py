@@ -167,6 +167,8 @@ DATA_SETS = {
     'hmdb51': 'HMDB51',
     'hmdb51_split2': 'HMDB51, split 2',
     'hmdb51_split3': 'HMDB51, split 3',
+    'k400': 'Kinetics-400',
+    'k600': 'Kinetics-600',
     'moving_shapes': 'Moving Shapes',
     'moving_shapes_retrieval': 'Moving Shapes, captions',
     'msrvtt': 'MSR-VTT 1k-A',

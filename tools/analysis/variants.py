@@ -91,19 +91,27 @@ def percent(metric: str) -> int:
     return 100 if metric.startswith('acc/') else 1
 
 
-def measure(args: argparse.Namespace, variant: Variant, seed: int) -> dict[str, float]:
-    """Train and test a variant with one seed; return the metrics on the test split."""
+def measure(
+    args: argparse.Namespace, variant: Variant, seed: int, test: str = ''
+) -> dict[str, float]:
+    """Train and test a variant with one seed; return the metrics on the test split.
+
+    Args:
+        test: a short name for ``args.test_options``, unique among the variant's tests.
+    """
     folder, options, trained = variant
     work_dir = args.work_dir / Path(args.config).stem / f'{folder}-seed{seed}'
-    suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *args.test_options]))
+    named = [test] if test else args.test_options
+    suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *named]))
     result = work_dir / f'result{suffix}.json'
     if not result.exists():
         work_dir.mkdir(parents=True, exist_ok=True)
         changed = ['--cfg-options', *options] if options else []
         checkpoint = 'none'
         if trained:
-            common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
-            run(args, work_dir, 'train.py', args.config, '--resume', *common)
+            if not any(work_dir.glob('result*.json')):  # of another test
+                common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
+                run(args, work_dir, 'train.py', args.config, '--resume', *common)
             (best,) = work_dir.glob('best_*.pth')
             checkpoint = str(best)
         differing = [*options, *args.test_options]
@@ -116,7 +124,8 @@ def measure(args: argparse.Namespace, variant: Variant, seed: int) -> dict[str, 
     if args.metric not in metrics:
         raise ConfigError(f'--metric {args.metric}: {result} has {", ".join(metrics)}')
     value = f'{args.metric} {metrics[args.metric]:.4f}'
-    print(f'{folder}, seed {seed}: {value}', file=sys.stderr, flush=True)
+    where = f'{folder}, seed {seed}{test and ", "}{test}'
+    print(f'{where}: {value}', file=sys.stderr, flush=True)
     return metrics
 
 

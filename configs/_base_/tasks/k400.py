@@ -1,0 +1,7 @@
+_base_ = [
+    '../models/clip_recognizer.py',
+    '../datasets/k400.py',
+    '../schedules/adamw_cosine.py',
+    '../default_runtime.py',
+]
+model = dict(cls_head=dict(classes={{_base_.classes}}))
