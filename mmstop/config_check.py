@@ -368,6 +368,8 @@ def _check_leaks(
     for other, kept in held_out:
         entries = {os.path.abspath(video.path): video.entry for video in kept or ()}
         for own, videos in train:
+            if _share_a_list(own, other):
+                continue
             shared = [v for v in videos or () if os.path.abspath(v.path) in entries]
             if shared:
                 path, entry = shared[0].path, shared[0].entry
@@ -378,6 +380,13 @@ def _check_leaks(
                     f'{len(shared):,} training videos are; remove them from one of '
                     f'the lists, or test on videos that were not trained on'
                 )
+
+
+def _share_a_list(train: Listing, val: Listing) -> bool:
+    """Tell whether ``val_from_train`` parts a list between two data sets."""
+    share = train.node.get('val_from_train')
+    same = (val.ann_file, val.node.get('val_from_train')) == (train.ann_file, share)
+    return bool(share and same and val.node.get('test_mode'))
 
 
 def _check_unlabelled(cfg: Config, split: str, listing: Listing) -> None:

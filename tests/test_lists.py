@@ -292,6 +292,9 @@ def test_training_videos_are_not_tested_on(leaking):
     with pytest.raises(ConfigError, match='split2.txt .* list of val_dataloader'):
         check_training(**{TEST_FILE.replace('test', 'val'): 'split2.txt'})
     check_training(**{TEST_FILE: 'not_made_yet.txt'})
+    check_training(val_from_train=0.4)  # parts the list between training and validation
+    with pytest.raises(ConfigError, match='train.txt .* the list of test_dataloader'):
+        check_training(val_from_train=0.4, **{TEST_FILE: 'train.txt'})
     (folder / 'broken.txt').write_text('')
     with pytest.raises(ConfigError, match='test_dataloader.dataset: .*broken.txt: it '):
         check_training(**{TEST_FILE: 'broken.txt'})
