@@ -23,7 +23,7 @@ from tqdm import tqdm
 import mmstop  # noqa: F401  (patches dependencies and registers modules)
 from mmstop.apis.sandbox import try_videos
 from mmstop.config import KeyValues, load_config
-from mmstop.config_check import listings
+from mmstop.config_lists import listings
 from mmstop.datasets import AnnotationError, load_captions
 from mmstop.datasets.listing import Listed
 from mmstop.errors import ConfigError
