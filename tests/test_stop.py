@@ -221,7 +221,7 @@ def test_literal_dynamics_stay_available():
 def variation_of(*frames):
     """W^t of a video whose patches all have one value a frame, changes unfiltered."""
     prompter = build().double().temporal
-    prompter.scorer = torch.nn.Identity()
+    prompter.scorer.forward = lambda change: change.square().mean(-1)
     patches = torch.tensor(frames).double().view(1, -1, 1, 1).expand(-1, -1, 16, 64)
     region = torch.zeros(patches.shape[:3], dtype=torch.bool)
     return prompter(patches, region)[1][0].tolist()

@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmstop.errors import ConfigError
 from mmstop.methods import TempMeCLIPViT
-from mmstop.methods.tempme import clips_to_join, merge
+from mmstop.methods.tempme import merge
 from mmstop.registry import MODELS
+from mmstop.towers.merging import clips_to_join
 
 PAPER = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights=None)
 

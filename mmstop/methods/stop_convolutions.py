@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmstop.towers import at_least_float32
+
 __all__ = [
     'BOTTLENECK',
     'TEMPORAL_HIDDEN',
@@ -25,7 +27,8 @@ class PatchConv3d(nn.Module):
 
     The 3x3x3 kernel works on few channels, between a down- and an up-projection, at a
     fraction of the cost of a full or grouped convolution. There are no biases, so that
-    zero input gives zero output.
+    zero input gives zero output. Eq. 4 and 9 read only the mean square of the output,
+    |U z|^2 / D, which is z' (U' U) z / D: the wide output is never made.
     """
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
@@ -36,9 +39,12 @@ class PatchConv3d(nn.Module):
         self.up = nn.Linear(BOTTLENECK, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, N, D) -> (B, T, N, D)."""
+        """(B, T, N, D) -> mean square of the output, (B, T, N), at least float32."""
         x = self.conv(_repeat_ends(_to_grid(self.down(x), self.grid)))
-        return self.up(x.movedim(1, -1).flatten(2, 3))
+        x, up = at_least_float32(x), at_least_float32(self.up.weight)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.movedim(1, -1).flatten(2, 3)  # z, (B, T, N, BOTTLENECK)
+            return (x @ (up.T @ up) * x).sum(-1) / len(up)
 
 
 class NeighbourConv3d(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmstop.towers import at_least_float32
+from mmstop.towers.merging import take
 
 from .stop_convolutions import (
     BOTTLENECK,
@@ -84,7 +85,7 @@ class SpatialPrompter(nn.Module):
 
     def score(self, patches: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Compute M and W^s, both (B, T, N), from (B, T, N, D) and A (B, T, N)."""
-        dynamics = at_least_float32(self.scorer(patches)).square().mean(-1)  # Eq. 4
+        dynamics = self.scorer(patches)  # Eq. 4
         if self.normalize_dynamics:
             dynamics = dynamics / dynamics.sum(-1, keepdim=True)
         saliency = self.alpha * attention + (1 - self.alpha) * dynamics  # Eq. 5
@@ -113,11 +114,13 @@ class SpatialPrompter(nn.Module):
     def _prompts(self, patches: Tensor, chosen: Tensor) -> Tensor:
         """Make p^s from h_{i-1}, h_i, h_{i+1} at the selected patches: (B, T, P, D)."""
         if self.context is not None:
-            return self.prompter(_take(self.context(patches), chosen))
-        before = torch.cat([patches[:, :1], patches[:, :-1]], dim=1)
-        after = torch.cat([patches[:, 1:], patches[:, -1:]], dim=1)
-        seen = [_take(x, chosen) for x in (before, patches, after)]
-        return self.prompter(torch.cat(seen, dim=-1))
+            return self.prompter(take(self.context(patches), chosen))
+        T, N = patches.shape[1:3]
+        shifts = torch.arange(-1, 2, device=chosen.device)
+        frames = torch.arange(T, device=chosen.device)[:, None, None] + shifts
+        index = frames.clamp(0, T - 1) * N + chosen.unsqueeze(-1)  # (B, T, P, 3)
+        seen = take(patches.flatten(1, 2), index.flatten(1))
+        return self.prompter(seen.view(*chosen.shape, -1))
 
 
 class TemporalPrompter(nn.Module):
@@ -192,10 +195,9 @@ class TemporalPrompter(nn.Module):
 
     def _variation(self, change: Tensor, patches: Tensor, region: Tensor) -> Tensor:
         """Compute W^t (B, T - 1), in [0, 1] within each video or batch (Eq. 9, 10)."""
-        energy = at_least_float32(self.scorer(change)).square().mean(-1)
-        energy = (energy * (1 + self.beta * region)).mean(-1)
+        energy = (self.scorer(change) * (1 + self.beta * region)).mean(-1)
         low, high = energy.amin(self.axes, True), energy.amax(self.axes, True)
-        size = at_least_float32(patches).square().mean((1, 2, 3))
+        size = at_least_float32(patches.detach()).square().mean((1, 2, 3))
         still = energy.amax(1, keepdim=True) < STILL * size[:, None]
         alike = high - low <= ALIKE * high
         # The quotient of still or alike videos is replaced below: keep it finite.
@@ -210,16 +212,10 @@ class TemporalPrompter(nn.Module):
         slots = torch.arange(self.temporal_scale, device=count.device)
         index = (count * (count - 1) // 2).unsqueeze(-1) + slots  # (B, T - 1, eta)
         # Slots beyond a gap's count are never used; keep their index in range.
-        return self.dropout(_take(tokens, index.clamp(max=tokens.shape[2] - 1)))
+        return self.dropout(take(tokens, index.clamp(max=tokens.shape[2] - 1)))
 
 
 # --- Shared by both -----------------------------------------------------------------
-
-
-def _take(x: Tensor, chosen: Tensor) -> Tensor:
-    """Gather some tokens of each frame: (B, T, N, C), (B, T, P) -> (B, T, P, C)."""
-    index = chosen.unsqueeze(-1)
-    return x.gather(2, index.expand(*chosen.shape, x.shape[-1]))
 
 
 def _bound(prompts: Tensor, limit: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
-from mmstop.towers.merging import match
+from mmstop.towers.merging import clips_to_join, match, rows_of, take
 
 from .prompt_tower import interpolated
 
@@ -121,11 +121,6 @@ class TempMeCLIPViT(TunedTower):
         return merge(x, sizes, alike, int(sizes.shape[-1] * self.join_ratio))
 
 
-def clips_to_join(clips: int, wanted: int) -> int:
-    """Return the smallest divisor of ``clips`` that is at least ``wanted``, or all."""
-    return next((n for n in range(wanted, clips) if clips % n == 0), clips)
-
-
 def join(x: Tensor, frames: int, number: int) -> Tensor:
     """Join neighbouring clips, with the first ``frames`` tokens of each in front.
 
@@ -180,15 +175,3 @@ def merge(
     rows = rows_of(rest + place.gather(-1, partner), x.shape[-2])
     flat = x.flatten(0, -2).index_add_(0, rows.flatten(), step.flatten(0, -2))
     return flat.view_as(x), total.gather(-1, order)
-
-
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Take tokens by their indices: (..., L, D), (..., k) -> (..., k, D)."""
-    # Several times as fast as torch.gather, whose index would be (..., k, D).
-    return F.embedding(rows_of(index, x.shape[-2]), x.flatten(0, -2))
-
-
-def rows_of(index: Tensor, length: int) -> Tensor:
-    """Turn indices (..., k) in sequences of a length into rows of all sequences."""
-    start = torch.arange(0, index[..., 0].numel() * length, length, device=index.device)
-    return index + start.view(*index.shape[:-1], 1)

@@ -46,6 +46,10 @@ METHODS: dict[str, dict] = {  # name -> config of the video tower, without its a
     'stop-joint': JOINT,
     'stop-frame': FRAME,
     'stop-joint-merge': dict(JOINT, **MERGED),
+    # What the parts cost: attention over all frames, and each prompter on top of it.
+    'joint-attention': dict(JOINT, num_spatial=0, temporal_scale=0),
+    'stop-joint-spatial': dict(JOINT, temporal_scale=0),
+    'stop-joint-temporal': dict(JOINT, num_spatial=0),
     # Prompts at the input only.
     'stop-joint-input': dict(JOINT, depth=1),
     'stop-frame-input': dict(FRAME, depth=1),
