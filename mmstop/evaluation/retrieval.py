@@ -241,16 +241,16 @@ def ranks(video: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, T
         chunk = slice(int(first[videos.start]), int(first[videos.stop]))
         scores = torch.from_numpy(text32[chunk] @ video32.T)
         scores.scatter_(1, owner[chunk, None], -torch.inf)  # skip one's own video
+        # Of each video in the chunk, what its best caption scores with all videos.
+        groups = scores.split(counts[videos].tolist())
+        tops = torch.stack([group.amax(0) for group in groups])
         less = torch.empty_like(scores)  # floats, which sum faster than bools
-        starts = (first[videos] - chunk.start).numpy()
         for i, shift in enumerate((-slack, slack)):
             torch.lt(scores, own[chunk, None] + shift, out=less)
             less_t2v[i, chunk] = less.sum(1).long()
             torch.lt(scores, best + shift, out=less)
             less_captions[i] += less.sum(0).long()
-            # A video scores less if all of its captions do.
-            whole = np.minimum.reduceat(less.numpy(), starts) if C > V else less.numpy()
-            less_v2t[i] += torch.from_numpy(whole.sum(0)).long()
+            less_v2t[i] += (tops < best + shift).sum(0)
     # If one's own score is NaN, nothing counts as less, not even one's own entry.
     t2v = (1 + V - less_t2v[0]).clamp(max=V)
     v2t = (1 + V - less_v2t[0]).clamp(max=V)

@@ -10,9 +10,12 @@ videos by captions only:
 - ``RetrievalMetric`` is MMAction2's. Its items are pairs, so a video with six captions
   occurs six times, and the matrix has as many columns as there are captions.
 - ``sorted matrix`` sorts a matrix of captions by videos in the same way.
+- ``two products`` is no ranking: NumPy's products alone, of captions by videos and of
+  videos by captions, in chunks of the same size as ours.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import Optional
 
@@ -25,6 +28,7 @@ from reports import table
 from torch import Tensor
 
 from mmstop.evaluation import VideoTextRetrieval
+from mmstop.evaluation.retrieval import CHUNK
 
 CAPTIONS = 6  # per video
 WIDTH = 512
@@ -99,10 +103,25 @@ def sorted_matrix(features: list[tuple[Tensor, Tensor]]) -> Callable[[], float]:
     return rank
 
 
+def two_products(features: list[tuple[Tensor, Tensor]]) -> Callable[[], float]:
+    video = torch.stack([video for video, _ in features]).numpy()
+    text = torch.cat([text for _, text in features]).numpy()
+
+    def multiply() -> float:
+        for queries, gallery in ((text, video), (video, text)):
+            rows = max(1, CHUNK // len(gallery))
+            for start in range(0, len(queries), rows):
+                queries[start : start + rows] @ gallery.T
+        return math.nan
+
+    return multiply
+
+
 CONTESTANTS = {
     'mmstop': ours,
     'RetrievalMetric': mmaction2,
     'sorted matrix': sorted_matrix,
+    'two products': two_products,
 }
 
 if __name__ == '__main__':
