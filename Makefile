@@ -11,7 +11,7 @@ EDITABLE = --constraint requirements/constraints.txt \
 READY = $(VENV)/.ready
 READY_DOCS = $(VENV)/.ready-docs
 
-.PHONY: demo docs env lint test test-slow
+.PHONY: demo docs env lint test test-gpu test-slow
 
 env: $(READY)
 
@@ -32,10 +32,15 @@ docs: $(READY_DOCS)
 	$(BIN)/python -m mkdocs build --strict
 
 test: $(READY)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-slow: $(READY)
 	$(PYTEST) -m slow
+
+# On a machine with CUDA; elsewhere the tests are skipped and the benchmark fails.
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python tools/analysis/benchmark_gpu.py --out gpu.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -128,15 +128,16 @@ class FiniteHook(Hook):
 class FiniteOptimWrapper(OptimWrapper):
     """Take a step only if the losses since the last one and the gradients are finite.
 
-    All processes decide alike, which costs one synchronisation with the GPU. A NaN in
-    the inputs shows up in the loss. The norm of the gradients is computed once, for the
-    decision and for clipping.
+    All processes decide alike. A NaN in the inputs shows up in the loss. The norm of
+    the gradients is computed once, for the decision, for clipping and for the log, and
+    the host waits for the GPU once.
     """
 
     guard: FiniteHook
     seen: list[tuple[Any, Tensor]]  # batches and losses since the last step
     in_a_row = 0  # skipped steps
     norm: Optional[Tensor] = None
+    logged = 0.0  # the norm, on the host
     stepped = False
 
     @classmethod
@@ -192,7 +193,8 @@ class FiniteOptimWrapper(OptimWrapper):
         numbers = [*losses] if self.norm is None else [*losses, self.norm]
         finite = torch.stack(numbers).isfinite().all().int()
         all_reduce(finite, 'min')
-        return bool(finite)
+        told, self.logged = torch.stack([finite.to(numbers[-1]), numbers[-1]]).tolist()
+        return bool(told)
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group['params']]
@@ -203,7 +205,7 @@ class FiniteOptimWrapper(OptimWrapper):
             return
         max_norm = self.clip_grad_kwargs['max_norm']
         clip_grads_with_norm_(self._parameters(), max_norm, self.norm)
-        self.message_hub.update_scalar('train/grad_norm', float(self.norm))
+        self.message_hub.update_scalar('train/grad_norm', self.logged)
 
 
 # --- What the error says --------------------------------------------------------------

@@ -80,7 +80,10 @@ def interpolated(table: Tensor, n: int) -> Tensor:
     """Return a row for each of n places: (rows, D) -> (n, D), linear between rows."""
     if n == len(table):
         return table
-    return F.interpolate(table.t().unsqueeze(0), n, mode='linear')[0].t()
+    # As weights: the backward pass of an interpolation has no fixed order on GPUs.
+    rows = torch.eye(len(table), dtype=table.dtype, device=table.device)
+    weights = F.interpolate(rows.unsqueeze(0), n, mode='linear')[0].t()  # (n, rows)
+    return (weights.unsqueeze(-1) * table).sum(1)
 
 
 def learned(*shape: int) -> nn.Parameter:

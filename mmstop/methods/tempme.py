@@ -164,7 +164,9 @@ def merge(
     merged, partner = 2 * even, 2 * odd + 1
     others = torch.arange(1, n, 2, device=x.device).expand(*kept.shape[:-1], -1)
     order = torch.cat([2 * kept, others], dim=-1).sort(dim=-1)[0]  # of those that stay
-    place = torch.ones_like(sizes).scatter(-1, merged, 0).cumsum(-1).long() - 1
+    # Integers, since a sum of floats has no fixed order on GPUs.
+    stays = torch.ones_like(sizes, dtype=torch.long).scatter(-1, merged, 0)
+    place = stays.cumsum(-1) - 1
     total = sizes.scatter_add(-1, partner, sizes.gather(-1, merged))
     # A patch moves towards those that merge into it, by their share of the sum.
     share = sizes.gather(-1, merged) / total.gather(-1, partner)

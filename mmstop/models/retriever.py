@@ -118,11 +118,12 @@ class CLIPRetriever(BaseModel):
         if mode == 'loss' and scale.requires_grad:
             with torch.no_grad():
                 scale.clamp_(max=math.log(MAX_SCALE))
-        video = self._embed(inputs['imgs'])
         if mode == 'loss':
+            # First, while the device has nothing to do: the host waits for the ids.
             text = self._recall(tokens)
+            video = self._embed(inputs['imgs'])
             return {'loss_contrastive': self._loss(video, text, data_samples)}
-        text = self.embed_text(tokens)
+        video, text = self._embed(inputs['imgs']), self.embed_text(tokens)
         if mode == 'predict':
             return _write(video, text.split(counts), data_samples)
         return video, text

@@ -49,6 +49,10 @@ class CLIPTower(Tower):
         FileNotFoundError: ``weights`` is neither a tag of ``arch`` nor a file.
     """
 
+    # Whether a token attends only to those up to itself, unless a mask is given. In a
+    # longer context, the queries are its last tokens.
+    causal = False
+
     @typed
     def __init__(
         self,
@@ -138,12 +142,18 @@ class CLIPTower(Tower):
             out = self._attend_once(i, x.squeeze(-2), context, mask).unsqueeze(-2)
             return self._put_out(i, out)
         q, k, v = self._qkv(i, x, context)
+        L, M = q.shape[-2], k.shape[-2]
+        causal = self.causal and mask is None
+        if causal and L != M:
+            ones = torch.ones(L, M, dtype=torch.bool, device=x.device)
+            mask, causal = ones.tril(M - L), False
         mask = mask if mask is None else torch.atleast_2d(mask)
         if mask is not None and mask.dim() > 2:
             # (..., L, M) -> (prod(...), 1, L, M): the heads share it
             mask = mask.expand(*x.shape[:-2], *mask.shape[-2:])
             mask = mask.reshape(-1, 1, *mask.shape[-2:])
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # A flag rather than a mask: fused kernels then skip what it hides.
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         out = out.transpose(1, 2).reshape(x.shape)  # concatenate the heads
         return self._put_out(i, out)
 

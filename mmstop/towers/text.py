@@ -1,7 +1,7 @@
 """CLIP's text tower."""
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import open_clip
 import torch
@@ -21,6 +21,8 @@ class CLIPText(CLIPTower):
 
     ``logit_scale`` is the logarithm of CLIP's learned inverse temperature, Eq. 14.
     """
+
+    causal = True
 
     def _take(self, clip: Any) -> None:
         self.transformer: Any = clip.transformer
@@ -73,22 +75,6 @@ class CLIPText(CLIPTower):
 
     def place(self, x: Tensor) -> Tensor:
         return x + self.positional_embedding[: x.shape[1]]
-
-    def attend_normalized(
-        self,
-        i: int,
-        x: Tensor,
-        context: Optional[Tensor] = None,
-        mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        """Run the attention branch, causally unless a mask is given.
-
-        In a longer context, the queries are its last tokens.
-        """
-        if mask is None:
-            L, M = x.shape[-2], (x if context is None else context).shape[-2]
-            mask = torch.ones(L, M, dtype=torch.bool, device=x.device).tril(M - L)
-        return super().attend_normalized(i, x, context, mask)
 
     def pool(self, x: Tensor, inputs: Tensor) -> Tensor:
         """Read the projected end token: (B, L, D) -> (B, E), not normalised."""
