@@ -6,6 +6,7 @@ import sys
 
 import ablation
 import ablation_report
+import benchmark
 import draw_retrieval
 import draw_trace
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from tiny import TINY
 from tiny_run import COLOURS, ROOT, run, write_tiny_retrieval, write_tiny_run
 
 from mmstop.visualization import Found, Query, plot_rankings
@@ -151,6 +153,33 @@ def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
     config.unlink()  # finished runs need nothing any more
     ablation.main(arguments)
     assert capsys.readouterr().out == first
+
+
+def test_ablation_draws_what_it_measured_against_the_cost(
+    config, tmp_path, monkeypatch
+):
+    drawn, draw = {}, ablation.draw
+    monkeypatch.setattr(
+        ablation, 'measure_all', lambda _, rows, *rest: {row: [50, 52] for row in rows}
+    )
+    monkeypatch.setattr(
+        ablation, 'draw', lambda gmacs, *rest: drawn.update(gmacs) or draw(gmacs, *rest)
+    )
+    picture, merged = tmp_path / 'cost.png', 'depth=1 clip.merge=4'
+    arguments = [
+        '--rows',
+        'both',
+        '--vary',
+        'depth=1',
+        merged,
+        f'{merged} merge_frames=1',
+    ]
+    assert ablation.main([str(config), *arguments, '--cost', str(picture)]) == 0
+    made = benchmark.METHODS['stop-joint-input'], benchmark.Setup(TINY, 12, 1)
+    expected = benchmark.count_macs(benchmark.Contestant(*made)) / 1e9
+    assert drawn['both, depth=1'] == expected > drawn[f'both, {merged}']
+    assert drawn[f'both, {merged}'] == drawn[f'both, {merged} merge_frames=1'] > 0
+    assert np.asarray(Image.open(picture)).std() > 0
 
 
 def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, capsys):

@@ -37,7 +37,7 @@ def slow_merge(tokens, sizes, pairs):
 
 def test_equals_a_slow_reference():
     torch.manual_seed(0)
-    merger = PatchMerger(pairs=3, frames=2, patches=15)
+    merger = PatchMerger(pairs=3, groups=2, patches=15)
     x = torch.randn(2, 5 + 30, 8)  # CLS and four prompts before two frames
     frames = [[list(frame) for frame in v[5:].split(15)] for v in x]
     sizes = [[[1] * 15, [1] * 15] for _ in x]
@@ -63,7 +63,7 @@ def test_spreading_gives_each_patch_its_token():
         for i in range(pairs):  # 0 and 1, 2 and 3, 4 and 5
             patches[:, :, 2 * i] = patches[:, :, 2 * i + 1] * (1 + 1e-3)
         x = torch.cat([torch.randn(2, 5, 8), patches.flatten(1, 2)], dim=1)
-        merger = PatchMerger(pairs, frames=2, patches=n)
+        merger = PatchMerger(pairs, groups=2, patches=n)
         spread = merger.spread(merger(x))
         assert torch.equal(spread[:, :5], x[:, :5])
         spread = spread[:, 5:].unflatten(1, (2, n))
@@ -161,6 +161,79 @@ def test_prompted_blocks_merge_for_themselves(attention, monkeypatch):
     assert block.shape == whole.shape == (1, 5, 17, 64)
     assert F.cosine_similarity(block, whole, dim=-1).min() > 0.9
     assert not torch.equal(merged, plain(video))
+
+
+def stop(**options):
+    torch.manual_seed(0)
+    options = {'clip': dict(VIT, merge=2), 'num_spatial': 2, **options}
+    return MODELS.build(dict(type='STOPCLIPViT', **options)).eval()
+
+
+def merged_by_hand(model, video, span):
+    """STOP with prompts at the input, one video (1, 3, T, H, W), in plain lists."""
+    clip = model.clip
+    made, trace = model._prompt(0, model.embed(video))
+    frames = list(zip(made.patches[0], trace.region[0]))
+    safe = [patch for patches, region in frames for patch in patches[region]]
+    free = [list(patches[~region]) for patches, region in frames]
+    gaps = zip(made.prompts[0], trace.num_prompts[0])
+    rest = [made.cls[0, 0, 0], *(p for gap, n in gaps for p in gap[:n]), *safe]
+    groups = [
+        [patch for place in zip(*free[t : t + span]) for patch in place]
+        for t in range(0, len(free), span)
+    ]
+    sizes = [[1.0] * len(group) for group in groups]
+    for i in range(clip.depth):
+        x = torch.stack([*rest, *sum(groups, [])])[None]
+        weight = torch.tensor([1.0] * len(rest) + sum(sizes, [])).log()[None]
+        last = i == clip.depth - 1
+        queries = x[:, :1] if last else x
+        x = queries + clip.attend(i, queries, x, weight)
+        if not last:
+            tokens = list(x[0])
+            rest, start = tokens[: len(rest)], len(rest)
+            for g, group in enumerate(groups):
+                own, start = tokens[start : start + len(group)], start + len(group)
+                pairs = min(clip.merge * span, len(group) // 2)
+                groups[g], sizes[g] = slow_merge(own, sizes[g], pairs)
+            x = torch.stack([*rest, *sum(groups, [])])[None]
+        x = x + clip.feed(i, x)
+        if not last:
+            tokens = list(x[0])
+            rest, start = tokens[: len(rest)], len(rest)
+            for g, group in enumerate(groups):
+                groups[g] = tokens[start : start + len(group)]
+                start += len(group)
+    return F.normalize(clip.project(x[:, 0]), dim=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('merge_frames, T, span', [(1, 3, 1), (2, 4, 2), (2, 5, 5)])
+def test_merging_over_frames_equals_plain_lists(merge_frames, T, span):
+    model, video = stop(merge_frames=merge_frames, depth=1), wild(1, T)
+    assert model.trace(video).num_prompts.any()
+    expected = merged_by_hand(model, video, span)
+    torch.testing.assert_close(model(video), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_what_stands_still_merges_over_time_and_loses_nothing():
+    """Equal patches of two frames merge; attention counts them twice."""
+    clip = dict(VIT, merge=6)
+    plain, over = stop(clip=VIT), stop(clip=clip)
+    pairs = stop(clip=clip, merge_frames=2)
+    video = still(1, 4)
+    torch.testing.assert_close(pairs(video), plain(video), atol=1e-5, rtol=0)
+    assert (over(video) - plain(video)).abs().max() > 1e-3
+
+
+def test_merging_over_frames_needs_frames_and_merging():
+    message = r"merge_frames=2 with clip.merge={} and attention='{}' merges nothing"
+    for merge, attention in ((0, 'joint'), (2, 'frame')):
+        with pytest.raises(ValueError, match=message.format(merge, attention)):
+            stop(clip=dict(VIT, merge=merge), attention=attention, merge_frames=2)
+    with pytest.raises(ValueError, match='merge_frames=0 is outside'):
+        stop(merge_frames=0)
 
 
 def test_gradients_flow_through_merged_patches():

@@ -80,6 +80,7 @@ METHODS = [
     Method('DiscoVLACLIPViT', 347_168, tower=dict(lora=dict(rank=8)), zeros=True),
     Method('STOPCLIPViT', 6_533_632, tower=dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, dict(attention='frame'), dict(merge=2)),
+    Method('STOPCLIPViT', 6_533_632, dict(merge_frames=2), dict(merge=2)),
     Method('STOPCLIPViT', 6_533_632, tower=dict(checkpoint=True)),
     Method('DeepPromptCLIPViT', 73_728, tower=dict(merge=2, checkpoint=True)),
 ]

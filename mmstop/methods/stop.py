@@ -33,6 +33,7 @@ from torch import Tensor
 from mmstop.errors import ConfigError, typed
 from mmstop.registry import MODELS
 from mmstop.towers import PatchMerger, TunedTower
+from mmstop.towers.merging import clips_to_join
 
 from .stop_prompters import SpatialPrompter, TemporalPrompter
 from .stop_sequences import (
@@ -105,6 +106,10 @@ class STOPCLIPViT(TunedTower):
             batch of this process, in training and evaluation alike. A clip's embedding
             then depends on the other clips of its batch; alone in its batch, it is that
             of 'video'. There are no running statistics.
+        merge_frames: number of neighbouring frames whose patches may merge with each
+            other, if ``clip.merge`` merges any and attention is joint. Where T is not
+            divisible, it is the next larger divisor. ``clip.merge`` stays the number of
+            pairs per frame.
 
     Raises:
         ValueError: an argument is out of range.
@@ -127,6 +132,7 @@ class STOPCLIPViT(TunedTower):
         strength: Optional[float] = None,
         normalize_dynamics: bool = True,
         normalize_variation: str = 'video',
+        merge_frames: int = 1,
     ) -> None:
         _check_choice('attention', attention, ('joint', 'frame'))
         _check_choice('selection', selection, ('straight_through', 'hard'))
@@ -139,7 +145,15 @@ class STOPCLIPViT(TunedTower):
             raise ConfigError(
                 f'strength={strength} is not positive; set None for no bound'
             )
+        _check_range('merge_frames', merge_frames, 1, float('inf'))
         super().__init__(clip)
+        if merge_frames > 1 and not (self.merge and attention == 'joint'):
+            raise ConfigError(
+                f'merge_frames={merge_frames} with clip.merge={self.merge} and '
+                f'attention={attention!r} merges nothing over frames; set clip.merge '
+                f"and attention='joint', or leave merge_frames out"
+            )
+        self.merge_frames = merge_frames
         N = self.grid[0] * self.grid[1]
         _check_range('num_spatial', num_spatial, 0, N, "the tower's patches per frame")
         self.prompted_blocks = self.depth if depth is None else depth
@@ -181,8 +195,7 @@ class STOPCLIPViT(TunedTower):
         """Embed a batch of clips: (B, 3, T, H, W) -> (B, E)."""
         last = self.prompted_blocks - 1
         x, mask, made = self._lay_out(last, self._before(last, video))
-        frames = made.patches.shape[1] // x.shape[1]  # per sequence
-        x = self.encode(x, mask, frames, made.patches.shape[2], first=last)
+        x = self.encode(x, mask, self._merger(made, x.shape[1], 1), first=last)
         return self.pool(x, video)
 
     @torch.no_grad()
@@ -230,19 +243,25 @@ class STOPCLIPViT(TunedTower):
         """
         T, N = x.shape[1], x.shape[2] - self.num_prefix
         context, mask, made = self._lay_out(i, x)
-        frames, free = T // context.shape[1], made.patches.shape[2]
-        x = whole = merged = without_prompts(context, self.num_prefix, frames * N)
-        merger = PatchMerger(i * self.merge, frames, free)
+        S = context.shape[1]
+        x = whole = merged = without_prompts(context, self.num_prefix, T // S * N)
         if i * self.merge:
+            merger, before = self._merger(made, S, i), context.shape[2]
             context = merger(context)
             mask = merger.mask(mask, context)
-            left = N - (free - merger.patches)
-            x = merged = without_prompts(context, self.num_prefix, frames * left)
+            left = T // S * N - (before - context.shape[2])
+            x = merged = without_prompts(context, self.num_prefix, left)
         x = x + self.attend(i, x, context, mask)
         x = x + self.feed(i, x)
         if i * self.merge:
             x = whole + merger.spread(x - merged)
         return frames_of(x, made)
+
+    def _merger(self, made: Prompted, sequences: int, times: int) -> PatchMerger:
+        """Make what merges ``times`` as many pairs as the tower's blocks do."""
+        T, n = made.patches.shape[1:3]
+        span = made.span
+        return PatchMerger(times * self.merge * span, T // sequences // span, n * span)
 
     def _lay_out(self, i: int, x: Tensor) -> tuple[Tensor, Optional[Tensor], Prompted]:
         """Prompt the input of block i, (B, T, 1 + N, D), and arrange it as sequences.
@@ -254,6 +273,7 @@ class STOPCLIPViT(TunedTower):
         made, trace = self._prompt(i, x)
         if self.merge and self.spatial is not None:
             made = protect(made, trace.region, self.spatial.num_spatial)
+        made.span = clips_to_join(x.shape[1], self.merge_frames)
         joint = self.attention == 'joint'
         return *(joint_sequence(made) if joint else frame_sequences(made)), made
 

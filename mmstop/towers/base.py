@@ -159,8 +159,7 @@ class Tower(nn.Module):
         self,
         x: Tensor,
         mask: Optional[Tensor] = None,
-        frames: int = 1,
-        patches: Optional[int] = None,
+        merger: Optional[PatchMerger] = None,
         first: int = 0,
     ) -> Tensor:
         """Run the blocks, the last one only for the tokens that ``pool`` reads.
@@ -168,18 +167,15 @@ class Tower(nn.Module):
         Args:
             x: tokens (..., L, D).
             mask: as in :meth:`attend`.
-            frames: number of frames in a sequence, if the tower merges patches.
-            patches: number of patches per frame that may merge; they are the last
-                frames * patches tokens of the sequence. All N when None.
+            merger: what merges the patches after each block but the last. When None,
+                a sequence is a frame, and all of its patches may merge.
             first: index of the first block to run.
         Returns:
             tokens (..., R, D).
         """
-        merger = None
-        if self.merge:
+        if merger is None and self.merge:
             rows, columns = self.grid
-            patches = rows * columns if patches is None else patches
-            merger = PatchMerger(self.merge, frames, patches)
+            merger = PatchMerger(self.merge, 1, rows * columns)
         for i in range(first, self.depth):
             context, last = x, i == self.depth - 1
             seen = mask if merger is None else merger.mask(mask, x)

@@ -4,7 +4,9 @@
 block splits the patches into two sets and merges those of the first set that are most
 similar to a patch of the second. There are two differences from the paper. Similarity
 is the cosine of the tokens themselves, since a method's ``attend`` does not expose its
-keys. Patches of different frames never merge.
+keys. Patches merge within a group, which is a frame or a few neighbouring ones; several
+frames merge as in "TempMe: Video Temporal Token Merging for Efficient Text-Video
+Retrieval", ICLR 2025, https://arxiv.org/abs/2409.01156.
 """
 
 from typing import Optional
@@ -20,18 +22,18 @@ class PatchMerger:
     """Merge patches; each instance holds the state of one forward pass.
 
     Args:
-        pairs: number of pairs per frame to merge at a time, at least 1.
-        frames: number of frames in a sequence.
-        patches: number of patches per frame that may merge. They are the last
-            frames * patches tokens of a sequence; CLS, prompts and protected patches
+        pairs: number of pairs per group to merge at a time; 0 merges nothing.
+        groups: number of groups in a sequence.
+        patches: number of patches per group that may merge. They are the last
+            groups * patches tokens of a sequence; CLS, prompts and protected patches
             come before them.
     """
 
-    def __init__(self, pairs: int, frames: int, patches: int) -> None:
+    def __init__(self, pairs: int, groups: int, patches: int) -> None:
         self.pairs = pairs
-        self.frames = frames
+        self.groups = groups
         self.patches = patches
-        self.sizes: Optional[Tensor] = None  # (..., frames, patches), once not all 1
+        self.sizes: Optional[Tensor] = None  # (..., groups, patches), once not all 1
         self._last: Optional[tuple[Tensor, Tensor, Tensor]] = None  # result of match
 
     def mask(self, mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
@@ -52,12 +54,12 @@ class PatchMerger:
         return weight if mask is None else weight.masked_fill(~mask, -torch.inf)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Merge: (..., L, D) -> (..., L - frames * pairs, D)."""
+        """Merge: (..., L, D) -> (..., L - groups * pairs, D)."""
         pairs = min(self.pairs, self.patches // 2)
         if not pairs:
             return x
-        rest = x.shape[-2] - self.frames * self.patches
-        tokens = x[..., rest:, :].unflatten(-2, (self.frames, self.patches))
+        rest = x.shape[-2] - self.groups * self.patches
+        tokens = x[..., rest:, :].unflatten(-2, (self.groups, self.patches))
         sizes = self.sizes
         if sizes is None:
             sizes = torch.ones(tokens.shape[:-1], dtype=tokens.dtype, device=x.device)
@@ -74,15 +76,14 @@ class PatchMerger:
     def spread(self, x: Tensor) -> Tensor:
         """Undo the last merge: every patch gets a copy of the token it merged into.
 
-        (..., L - frames * pairs, D) -> (..., L, D).
+        (..., L - groups * pairs, D) -> (..., L, D).
         """
         if self._last is None:
             return x
-        rest = x.shape[-2] - self.frames * self.patches
-        tokens = x[..., rest:, :].unflatten(-2, (self.frames, self.patches))
+        rest = x.shape[-2] - self.groups * self.patches
+        tokens = x[..., rest:, :].unflatten(-2, (self.groups, self.patches))
         places = _places(*self._last, self.patches + self._last[0].shape[-1])
-        index = places.unsqueeze(-1).expand(*places.shape, x.shape[-1])
-        tokens = tokens.gather(-2, index).flatten(-3, -2)
+        tokens = take(tokens, places).flatten(-3, -2)
         return torch.cat([x[..., :rest, :], tokens], dim=-2)
 
 
@@ -109,14 +110,9 @@ def clips_to_join(clips: int, wanted: int) -> int:
 
 def _merge(x: Tensor, merged: Tensor, kept: Tensor, partner: Tensor) -> Tensor:
     """Add the merged tokens to their partners: (..., n, D) -> (..., n', D)."""
-
-    def widen(index: Tensor) -> Tensor:
-        return index.unsqueeze(-1).expand(*index.shape, x.shape[-1])
-
-    first, second = x[..., ::2, :], x[..., 1::2, :]
-    moved = first.gather(-2, widen(merged))
-    second = second.scatter_add(-2, widen(partner), moved)
-    return torch.cat([first.gather(-2, widen(kept)), second], dim=-2)
+    moved, second = take(x, 2 * merged), x[..., 1::2, :]
+    second = second.scatter_add(-2, partner.unsqueeze(-1).expand_as(moved), moved)
+    return torch.cat([take(x, 2 * kept), second], dim=-2)
 
 
 def _places(merged: Tensor, kept: Tensor, partner: Tensor, n: int) -> Tensor:
@@ -141,5 +137,6 @@ def take(x: Tensor, index: Tensor) -> Tensor:
 
 def rows_of(index: Tensor, length: int) -> Tensor:
     """Turn indices (..., k) in sequences of a length into rows of all sequences."""
-    start = torch.arange(0, index[..., 0].numel() * length, length, device=index.device)
+    sequences = index.flatten(0, -2).shape[0]
+    start = torch.arange(sequences, device=index.device) * length
     return index + start.view(*index.shape[:-1], 1)

@@ -5,10 +5,15 @@
         --metric retrieval/t2v/R1
     python tools/analysis/ablation.py configs/stop_moving_shapes.py --rows both \\
         --vary num_spatial=2 num_spatial=12 depth=1 --json docs/ablations.json
+    python tools/analysis/ablation.py configs/stop_moving_shapes.py --rows both \\
+        --vary clip.merge=4 clip.merge=8 'clip.merge=8 merge_frames=2' \\
+        'clip.merge=16 merge_frames=2' 'clip.merge=24 merge_frames=4' \\
+        --cost work_dirs/ablation/merging.png
 
 tools/analysis/variants.py trains and tests each row with every seed. With ``--json``,
 all metrics of a run are added to a file as soon as it is done;
-tools/analysis/ablation_report.py turns the file into tables.
+tools/analysis/ablation_report.py turns the file into tables. With ``--cost``, a picture
+shows the metric against the multiply-adds of the video tower, counted on noise.
 """
 
 import argparse
@@ -17,11 +22,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Optional
+from typing import Any, Optional
 
+import benchmark
+from matplotlib.figure import Figure
+from mmengine.config import DictAction
 from reports import table
 from variants import Variant, add_run_arguments, add_to_json, figures, measure_all
 
+from mmstop.config import load_config
 from mmstop.errors import ConfigError
 
 ROWS = {  # name -> changes to the config
@@ -48,8 +57,10 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='KEY=VALUE',
-        help='add a row for each of these arguments of the backbone',
+        help='add a row for each of these arguments of the backbone, or of several: '
+        "'depth=1 clip.merge=4'",
     )
+    parser.add_argument('--cost', type=Path, help='picture to draw')
     parser.add_argument('--json', type=Path, help='add the results to this file')
     add_run_arguments(parser, Path('work_dirs/ablation'))
     return parser.parse_args(argv)
@@ -58,7 +69,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
     rows = {row: ROWS[row] for row in args.rows}
-    rows |= {f'both, {option}': (option,) for option in args.vary}
+    rows |= {f'both, {options}': tuple(options.split()) for options in args.vary}
     variants = {
         row: Variant(
             folder=re.sub('[^a-zA-Z0-9.]+', '-', row),
@@ -74,6 +85,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             add_to_json(args.json, [name, row, str(seed)], figures(metrics))
 
     try:
+        gmacs = (
+            {row: cost(args.config, variants[row].options) for row in rows}
+            if args.cost
+            else {}
+        )
         results = measure_all(args, variants, finish)
     except (ConfigError, RuntimeError) as error:  # RuntimeError: a run failed
         print(f'error: {error}', file=sys.stderr)
@@ -83,7 +99,34 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print(
         table(head, [[r, f'{mean(results[r]):.1f}', ', '.join(each[r])] for r in rows])
     )
+    if args.cost:
+        draw(gmacs, results, args.metric).savefig(args.cost, dpi=150)
     return 0
+
+
+def cost(config: str, options: Sequence[str]) -> float:
+    """Count the multiply-adds of a variant's video tower, in 10^9 per video."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('options', nargs='*', action=DictAction)
+    cfg = load_config(config, parser.parse_args(options).options or {})
+    tower, frames = cfg.model.backbone.to_dict(), cfg.get('num_frames', 12)
+    setup = benchmark.Setup(benchmark.arch_of(tower), frames, batch=1)
+    return benchmark.count_macs(benchmark.Contestant(tower, setup)) / 1e9
+
+
+def draw(
+    gmacs: dict[str, float], results: dict[str, list[float]], metric: str
+) -> Figure:
+    """Draw the metric of each row, mean and range over the seeds, against its cost."""
+    figure = Figure(figsize=(7, 4.5), layout='constrained')
+    panel: Any = figure.subplots()
+    for row in sorted(gmacs, key=gmacs.__getitem__):
+        values = results[row]
+        bars = [[mean(values) - min(values)], [max(values) - mean(values)]]
+        panel.errorbar(gmacs[row], mean(values), bars, fmt='o', capsize=3, label=row)
+    panel.set(xlabel='GMACs per video', ylabel=metric)
+    panel.legend(fontsize='small')
+    return figure
 
 
 if __name__ == '__main__':

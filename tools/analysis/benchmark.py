@@ -54,6 +54,10 @@ METHODS: dict[str, dict] = {  # name -> config of the video tower, without its a
     'stop-joint-input': dict(JOINT, depth=1),
     'stop-frame-input': dict(FRAME, depth=1),
     'stop-joint-merge-input': dict(JOINT, depth=1, **MERGED),
+    # Over frames, too, and twice as many.
+    'stop-joint-merge-frames-input': dict(
+        JOINT, depth=1, merge_frames=4, clip=dict(type='CLIPViT', merge=8)
+    ),
 }
 DEFAULT_ARCH = 'ViT-B-32-quickgelu'
 SWEEPS: dict[str, list] = {
@@ -154,14 +158,19 @@ def choose(args: argparse.Namespace) -> tuple[dict[str, dict], Setup]:
             raise ConfigError(f'{args.config} has no model.backbone to measure')
         tower = towers[Path(args.config).stem] = cfg.model.backbone.to_dict()
         with_arch(tower, arch)  # refuse it now, not after others were built
-        while 'clip' in tower:
-            tower = tower['clip']
-        arch = args.arch or tower.get('arch', arch)
+        arch = args.arch or arch_of(tower)
     resolve_arch(arch)
     loader = cfg.get('train_dataloader') or {}
     frames = args.frames or cfg.get('num_frames', 12)
     batch = args.batch or loader.get('batch_size', 2)
     return towers, Setup(arch, frames, batch, args.device, args.dtype)
+
+
+def arch_of(tower: dict) -> str:
+    """Return the architecture of the CLIP inside a tower's config."""
+    while 'clip' in tower:
+        tower = tower['clip']
+    return tower.get('arch', DEFAULT_ARCH)
 
 
 def with_arch(tower: dict, arch: str) -> dict:
