@@ -1,7 +1,5 @@
-_base_ = '_base_/tasks/moving_shapes.py'
-# Prompts at the input only: README and docs report these.
+_base_ = ['_base_/tasks/moving_shapes.py', '_base_/methods/stop.py']
 model = dict(
-    backbone=dict(
-        _delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}}, depth=1
-    )
+    backbone=dict(_delete_=True, type='STOPCLIPViT', clip={{_base_.clip_vit}})
 )
+optim_wrapper = {{_base_.recipe}}

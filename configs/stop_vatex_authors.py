@@ -1,3 +1,3 @@
 _base_ = ['stop_vatex.py', '_base_/methods/stop_authors.py']
 model = dict(backbone={{_base_.authors}})
-optim_wrapper = {{_base_.mixed_precision}}
+optim_wrapper = {{_base_.training}}

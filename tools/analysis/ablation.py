@@ -33,19 +33,24 @@ from variants import Variant, add_run_arguments, add_to_json, figures, measure_a
 from mmstop.config import load_config
 from mmstop.errors import ConfigError
 
+BACKBONE = 'model.backbone.'
+ONE_RATE = 'optim_wrapper.paramwise_cfg=None'  # P^s learns as fast as everything else
 ROWS = {  # name -> changes to the config
-    'neither': ('num_spatial=0', 'temporal_scale=0'),
-    'spatial only': ('temporal_scale=0',),
-    'temporal only': ('num_spatial=0',),
+    'neither': (f'{BACKBONE}num_spatial=0', f'{BACKBONE}temporal_scale=0'),
+    'spatial only': (f'{BACKBONE}temporal_scale=0',),
+    'temporal only': (f'{BACKBONE}num_spatial=0',),
     'both': (),
-    'both, hard selection': ('selection=hard',),
-    'both, random frozen video tower': ('clip.weights=None',),
-    'both, merged patches': ('clip.merge=4',),
-    'both, prompts at the input': ('depth=1',),
-    'both, prompts at two blocks': ('depth=2',),
-    'both, prompts at every block': ('depth=None',),
-    "both, Figure 2's prompters": ('prompter=figure',),
-    'both, bounded spatial prompts': ('strength=0.3',),
+    'spatial only, one rate': (ONE_RATE, f'{BACKBONE}temporal_scale=0'),
+    'both, one rate': (ONE_RATE,),
+    'both, one rate, strength 0.3': (ONE_RATE, f'{BACKBONE}strength=0.3'),
+    'both, one rate, strength 0.6': (ONE_RATE, f'{BACKBONE}strength=0.6'),
+    'both, one rate, strength 1': (ONE_RATE, f'{BACKBONE}strength=1'),
+    'both, hard selection': (f'{BACKBONE}selection=hard',),
+    'both, random frozen video tower': (f'{BACKBONE}clip.weights=None',),
+    'both, merged patches': (f'{BACKBONE}clip.merge=4',),
+    'both, prompts at the input': (f'{BACKBONE}depth=1',),
+    'both, prompts at two blocks': (f'{BACKBONE}depth=2',),
+    "both, Figure 2's prompters": (f'{BACKBONE}prompter=figure',),
 }
 
 
@@ -69,11 +74,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_args(argv)
     rows = {row: ROWS[row] for row in args.rows}
-    rows |= {f'both, {options}': tuple(options.split()) for options in args.vary}
+    rows |= {
+        f'both, {options}': tuple(f'{BACKBONE}{option}' for option in options.split())
+        for options in args.vary
+    }
     variants = {
         row: Variant(
             folder=re.sub('[^a-zA-Z0-9.]+', '-', row),
-            options=[f'model.backbone.{option}' for option in options],
+            options=options,
             trained=row != 'neither',
         )
         for row, options in rows.items()

@@ -143,7 +143,7 @@ def rows_of(args: argparse.Namespace, data_set: str) -> list[Row]:
             Row(
                 name,
                 path,
-                tuple(f'model.backbone.{option}' for option in options),
+                options,
                 table['metrics'][0],
                 trained and name != 'neither',
             )
