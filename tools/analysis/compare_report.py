@@ -35,10 +35,13 @@ COSTS = {
 HEAD = """\
 # Comparison
 
-`python tools/analysis/compare_report.py {file}` writes this page from the results that
-`tools/analysis/compare.py` collects there. Figures are means over the seeds on the test
-split, with the checkpoint that was best on the validation split; accuracies and recalls
-in %. In brackets is what the STOP paper prints, where it is known.
+`python tools/analysis/compare_report.py docs/{file}` writes this page from the results
+that `tools/analysis/compare.py` collects there.
+"""
+COLUMNS = """\
+Figures are means over the seeds on the test split, with the checkpoint that was best on
+the validation split; accuracies and recalls in %. In brackets is what the STOP paper
+prints, where it is known.
 
 - *trained* counts the parameters of the config that ran, *B/32* those of the method's
   MSR-VTT config, and *paper* is the paper's column, in millions.
@@ -56,16 +59,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def write(path: Path) -> None:
-    """Write page, CSV and plot beside the results."""
+    """Write page, CSV and plots beside the results."""
     found = json.loads(path.read_text())
     lines = lines_of(found)
     page, sheet, picture = (path.with_suffix(end) for end in ('.md', '.csv', '.png'))
-    with sheet.open('w', newline='') as file:
-        keys = list(dict.fromkeys(key for line in lines for key in line))
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows(lines)
     parts = [HEAD.format(file=path.name)]
+    if lines:
+        with sheet.open('w', newline='') as file:
+            keys = list(dict.fromkeys(key for line in lines for key in line))
+            writer = csv.DictWriter(file, keys)
+            writer.writeheader()
+            writer.writerows(lines)
+        parts.append(COLUMNS)
     for data_set in found.get('results', {}):
         chosen = [line for line in lines if line['data set'] == data_set]
         parts.append(f'## {data_set}\n\n{table_of(chosen)}\n')
@@ -74,7 +79,7 @@ def write(path: Path) -> None:
         parts.append(f'## Accuracy and size\n\n![by size]({picture.name})\n')
     parts += protocol_report.sections(found.get('protocols', {}), path)
     page.write_text('\n'.join(parts))
-    print(f'wrote {page}, {sheet.name} with {len(lines)} lines')
+    print(f'wrote {page}')
 
 
 def lines_of(found: dict) -> list[dict[str, Any]]:
