@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 import mmstop_cli as cli
 from mmstop.apis import VideoCLIP, VideoIndex
 from mmstop.apis.sandbox import TIMEOUT, try_all, try_videos
-from mmstop.datasets import VideoError
+from mmstop.datasets import VideoError, data_workers
 from mmstop.datasets.data_workers import plain_worker_errors
 from mmstop.registry import TRANSFORMS
 
@@ -215,6 +215,25 @@ def test_a_killed_data_worker_names_its_video(tmp_path):
         list(loader)
     with pytest.raises(RuntimeError, match='another'), plain_worker_errors():
         raise RuntimeError('another error')
+
+
+def test_a_broken_connection_waits_for_the_signal_that_names_the_worker(monkeypatch):
+    """The signal of a worker's death may come after the end of its connection."""
+
+    def handle(*_):
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+
+    before = signal.signal(signal.SIGALRM, handle)
+    monkeypatch.setattr(data_workers, '_note_of', 'video {}.mp4'.format)
+    try:
+        with pytest.raises(VideoError, match='video 7.mp4'), plain_worker_errors():
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            raise ConnectionResetError
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    monkeypatch.setattr(data_workers, 'WAIT', 0)
+    with pytest.raises(ConnectionResetError), plain_worker_errors():
+        raise ConnectionResetError
 
 
 def killing(folder, name):

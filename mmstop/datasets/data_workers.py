@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from mmstop.errors import VideoError
 
 __all__ = ['guarded', 'plain_worker_errors']
 
+WAIT = 5  # seconds; a signal arrives within milliseconds
 SLOTS, SIZE = 4096, 1024  # number of processes, and bytes for each
 _notes = mmap.mmap(-1, SLOTS * SIZE)
 
@@ -65,7 +67,8 @@ def plain_worker_errors() -> Iterator[None]:
         VideoError: instead of PyTorch's error, if a video is the cause.
     """
     try:
-        yield
+        with _named_deaths():
+            yield
     except VideoError as error:  # PyTorch puts the worker's traceback first
         raise VideoError(str(error).rpartition('VideoError: ')[2].strip()) from error
     except RuntimeError as error:
@@ -79,6 +82,20 @@ def plain_worker_errors() -> Iterator[None]:
             f'it from the annotation file; tools/analysis/check_videos.py finds all '
             f'such videos'
         ) from error
+
+
+@contextmanager
+def _named_deaths() -> Iterator[None]:
+    """Give PyTorch time to name the worker that died while it handed over a batch.
+
+    The main process may see the broken connection before the signal of the death, whose
+    handler raises the RuntimeError that names the worker.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        time.sleep(WAIT)
+        raise
 
 
 def _note_of(pid: int) -> str:
