@@ -135,21 +135,26 @@ def _check_leaks(
     Videos are the same if their normalised paths are. ViFi-CLIP's 16-shot lists, for
     example, share 233 videos with the second test split of HMDB51.
     """
+    trained = [(own, _with_paths(videos)) for own, videos in train]
     for other, kept in held_out:
-        entries = {os.path.abspath(video.path): video.entry for video in kept or ()}
-        for own, videos in train:
+        entries = {path: video.entry for path, video in _with_paths(kept)}
+        for own, videos in trained:
             if _share_a_list(own, other):
                 continue
-            shared = [v for v in videos or () if os.path.abspath(v.path) in entries]
+            shared = [pair for pair in videos if pair[0] in entries]
             if shared:
-                path, entry = shared[0].path, shared[0].entry
+                path, video = shared[0]
                 raise ConfigError(
-                    f'{own.where}: {path!r} (entry {entry!r} of {own.ann_file}) is '
-                    f'also in {other.ann_file} (entry '
-                    f'{entries[os.path.abspath(path)]!r}), the list of {other.where}; '
+                    f'{own.where}: {video.path!r} (entry {video.entry!r} of '
+                    f'{own.ann_file}) is also in {other.ann_file} (entry '
+                    f'{entries[path]!r}), the list of {other.where}; '
                     f'{len(shared):,} training videos are; remove them from one of '
                     f'the lists, or test on videos that were not trained on'
                 )
+
+
+def _with_paths(videos: Videos) -> list[tuple[str, Listed]]:
+    return [(os.path.abspath(video.path), video) for video in videos or ()]
 
 
 def _share_a_list(train: Listing, val: Listing) -> bool:

@@ -195,7 +195,8 @@ class STOPCLIPViT(TunedTower):
         """Embed a batch of clips: (B, 3, T, H, W) -> (B, E)."""
         last = self.prompted_blocks - 1
         x, mask, made = self._lay_out(last, self._before(last, video))
-        x = self.encode(x, mask, self._merger(made, x.shape[1], 1), first=last)
+        merger = self._merger(made, x.shape[1], 1) if self.merge else None
+        x = self.encode(x, mask, merger, first=last)
         return self.pool(x, video)
 
     @torch.no_grad()

@@ -22,7 +22,7 @@ class PatchMerger:
     """Merge patches; each instance holds the state of one forward pass.
 
     Args:
-        pairs: number of pairs per group to merge at a time; 0 merges nothing.
+        pairs: number of pairs per group to merge at a time, at least 1.
         groups: number of groups in a sequence.
         patches: number of patches per group that may merge. They are the last
             groups * patches tokens of a sequence; CLS, prompts and protected patches

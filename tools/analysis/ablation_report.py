@@ -18,9 +18,8 @@ import sweep
 from ablation import ROWS
 from model_zoo import DATA_SETS
 from reports import table
-from variants import percent
+from variants import MAIN, main_figure
 
-METRICS = {'acc/top1': 'top-1 accuracy', 'retrieval/t2v/R1': 'text-to-video R@1'}
 VARIED = 'both, '  # how the rows of --vary begin
 
 HEAD = """\
@@ -71,11 +70,11 @@ def document(results: Results, file: str, picture: Optional[Path]) -> str:
 def section(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
     """Make the Markdown table of one config."""
     metric = metric_of(rows)
-    head = [f'`{config}`, {METRICS[metric]}', 'mean', 'standard error', 'seeds']
+    head = [f'`{config}`, {MAIN[metric]}', 'mean', 'standard error', 'seeds']
     order = list(ROWS)
     lines = []
     for row in sorted(rows, key=lambda r: (order.index(r) if r in ROWS else 99, r)):
-        values = values_of(rows[row], metric)
+        values = values_of(rows[row])
         seeds = ', '.join(f'{value:.1f}' for value in values)
         error = f'{standard_error(values):.1f}' if len(values) > 1 else '–'
         lines.append([row, f'{mean(values):.1f}', error, seeds])
@@ -84,13 +83,13 @@ def section(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def metric_of(rows: dict[str, dict[str, dict[str, float]]]) -> str:
     """Return the metric to report, for recognition or for retrieval."""
-    (found,) = {m for r in rows.values() for s in r.values() for m in s} & set(METRICS)
+    (found,) = {m for r in rows.values() for s in r.values() for m in s} & set(MAIN)
     return found
 
 
-def values_of(seeds: dict[str, dict[str, float]], metric: str) -> list[float]:
-    """Return a metric in %, in ascending order of seeds."""
-    return [percent(metric) * seeds[seed][metric] for seed in sorted(seeds, key=int)]
+def values_of(seeds: dict[str, dict[str, float]]) -> list[float]:
+    """Return the figures of the runs in %, in ascending order of seeds."""
+    return [main_figure(seeds[seed]) for seed in sorted(seeds, key=int)]
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -106,7 +105,7 @@ def varied(results: Results) -> sweep.Results:
             key, _, value = row.removeprefix(VARIED).partition('=')
             if row.startswith(VARIED) and value:
                 values = found.setdefault(f'{config}: {key}', {})
-                values[value] = values_of(seeds, metric_of(rows))
+                values[value] = values_of(seeds)
     return {key: values for key, values in found.items() if len(values) > 1}
 
 

@@ -21,13 +21,12 @@ from typing import Optional
 
 import numpy as np
 import torch
-from benchmark import DEFAULT_ARCH, METHODS, REFERENCE, Contestant, Setup
+from benchmark import DEFAULT_ARCH, METHODS, REFERENCE, WORKS, Contestant, Setup
 from benchmark_videos import EXACT, VIDEOS, clip, write
 from measuring import added_mb, positive, rounds, timed
 from reports import table
 
 NAMES = (REFERENCE, 'stop-joint', 'stop-frame', 'stop-joint-merge')
-WORKS = ('forward', 'step')
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

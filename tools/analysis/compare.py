@@ -213,20 +213,25 @@ def run_tables(args: argparse.Namespace) -> None:
 
 def run_row(args: argparse.Namespace, row: Row) -> dict:
     """Tune a method, then train and test it with every seed."""
-    own = argparse.Namespace(
-        **{**vars(args), 'config': str(row.config), 'metric': row.metric}
-    )
-    found: dict = {'trained': count(build(load_config(own.config)))['trainable']}
+    own, found = begin(args, row)
     variant = Variant(row.name.replace(' ', '-'), row.options, row.trained)
     seeds = args.seeds
     if not row.trained:
-        found['trained'], seeds = 0, seeds[:1]
+        seeds = seeds[:1]
     elif args.rates:
         found['tuning'] = {rate: tune(own, variant, rate) for rate in args.rates}
         found['rate'] = max(found['tuning'], key=found['tuning'].get)
         variant = with_rate(variant, found['rate'])
     found['seeds'] = {str(seed): figures(measure(own, variant, seed)) for seed in seeds}
     return found
+
+
+def begin(args: argparse.Namespace, row: Row) -> tuple[argparse.Namespace, dict]:
+    """Return the arguments that measure a line, and {'trained': its parameters}."""
+    config = str(row.config)
+    own = {**vars(args), 'config': config, 'metric': row.metric}
+    trained = count(build(load_config(config)))['trainable'] if row.trained else 0
+    return argparse.Namespace(**own), {'trained': trained}
 
 
 def check_protocol(args: argparse.Namespace, metrics: set[str]) -> None:
@@ -274,15 +279,13 @@ def run_plans(
     args: argparse.Namespace, row: Row, planned: Sequence[tuple[int, Plan]]
 ) -> dict:
     """Train and test a method by a protocol: {'tests': {test: {seed: metrics}}}."""
-    trained = count(build(load_config(str(row.config))))['trainable']
-    found: dict = {'trained': trained if row.trained else 0, 'tests': {}}
+    own, found = begin(args, row)
+    found['tests'] = {}
     method = row.name.replace(' ', '-')
     for seed, plan in planned:
         folder = '-'.join(filter(None, [method, plan.folder]))
         variant = Variant(folder, [*row.options, *plan.options], row.trained)
         for test, options in plan.tests.items():
-            own = argparse.Namespace(**vars(args))
-            own.config, own.metric = str(row.config), row.metric
             own.test_options = options
             metrics = figures(measure(own, variant, seed, test))
             found['tests'].setdefault(test, {})[str(seed)] = metrics

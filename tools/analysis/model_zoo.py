@@ -14,16 +14,11 @@ from typing import Any, NamedTuple, Optional
 import yaml
 from get_params import build, count
 from mmengine.config import Config
+from variants import main_figure
 
 import mmstop  # noqa: F401  registers modules
 
 ROOT = Path(__file__).parents[2]
-
-
-def score(metrics: dict[str, float]) -> float:
-    """Return top-1 accuracy or text-to-video R@1 in %."""
-    accuracy = metrics.get('acc/top1')
-    return metrics['retrieval/t2v/R1'] if accuracy is None else 100 * accuracy
 
 
 class Collection(NamedTuple):
@@ -203,7 +198,7 @@ PAPER = {
 # The same, measured with this repository: of STOP, the means over the seeds.
 ABLATIONS = json.loads((ROOT / 'docs' / 'ablations.json').read_text())
 MEASURED = {'clip_moving_shapes': 12.0, 'clip_moving_shapes_retrieval': 7.0} | {
-    name: round(mean(map(score, rows['both'].values())), 1)
+    name: round(mean(map(main_figure, rows['both'].values())), 1)
     for name, rows in ABLATIONS.items()
     if 'both' in rows
 }

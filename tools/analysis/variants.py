@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from mmstop.errors import ConfigError
 
 TOOLS = Path(__file__).parents[1]
+MAIN = {'acc/top1': 'top-1 accuracy', 'retrieval/t2v/R1': 'text-to-video R@1'}
 
 
 class Variant(NamedTuple):
@@ -84,6 +85,12 @@ def measure_all(
         for (name, _), future in futures.items():
             results[name].append(future.result())
     return results
+
+
+def main_figure(metrics: Mapping[str, float]) -> float:
+    """Return a run's top-1 accuracy or text-to-video R@1, in %."""
+    metric = next(metric for metric in MAIN if metric in metrics)
+    return percent(metric) * metrics[metric]
 
 
 def percent(metric: str) -> int:

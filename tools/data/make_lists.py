@@ -74,6 +74,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def rank(salt: int | str, name: str) -> bytes:
+    """Place a name in a random order that other names do not change."""
+    return hashlib.sha256(f'{salt} {name}'.encode()).digest()
+
+
 def split(names: Iterable[str], given: bool, args: argparse.Namespace) -> Parts:
     """Use the given split, or hold out a share of the names for validation."""
     names = list(names)
@@ -84,11 +89,8 @@ def split(names: Iterable[str], given: bool, args: argparse.Namespace) -> Parts:
             if (chosen := [n for n in names if n.partition('/')[0] == part])
         }
 
-    def rank(name: str) -> bytes:  # unchanged when other clips are added
-        return hashlib.sha256(f'{args.seed} {name}'.encode()).digest()
-
     num_val = min(max(1, round(args.val * len(names))), len(names) - 1)
-    val = set(sorted(names, key=rank)[:num_val])
+    val = set(sorted(names, key=lambda name: rank(args.seed, name))[:num_val])
     return {
         'train': [n for n in names if n not in val],
         'val': [n for n in names if n in val],

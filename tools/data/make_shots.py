@@ -34,14 +34,13 @@ from which its path and its label come. There is one draw of each K, which becom
 """
 
 import argparse
-import hashlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from make_lists import class_text, write
+from make_lists import class_text, rank, write
 from vifi_lists import NAMES, Video, take
 
 from mmstop.datasets import AnnotationError, load_classes, load_labels
@@ -197,10 +196,6 @@ def choose(
         ranked = sorted(classes[label], key=lambda video: rank(salt, video.name))
         chosen.update(ranked[:shots])
     return [video for video in train if video in chosen]
-
-
-def rank(salt: str, name: str) -> bytes:
-    return hashlib.sha256(f'{salt} {name}'.encode()).digest()
 
 
 if __name__ == '__main__':
