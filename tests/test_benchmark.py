@@ -1,11 +1,13 @@
 """What the benchmarks report is what is known by hand; no test asserts seconds."""
 
+import itertools
 import json
 import mmap
 import re
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import benchmark
 import benchmark_gpu
@@ -174,6 +176,14 @@ def test_batches_double_until_the_memory_is_full(tmp_path, monkeypatch):
     rows = json.loads(out.read_text())['rows']
     assert [(r['frames'], r['batch']) for r in rows] == [
         (2, 1), (2, 2), (2, 4), (3, 1), (3, 2),
+    ]  # fmt: skip
+    clock = SimpleNamespace(monotonic=itertools.count(0, 10).__next__)
+    monkeypatch.setattr(benchmark_gpu, 'time', clock)
+    benchmark_gpu.main([*options, '--seconds', '15'])
+    rows = json.loads(out.read_text())['rows']
+    # One larger size fits into the time, and every method gets its first.
+    assert [(r['frames'], r['batch']) for r in rows] == [
+        (2, 1), (2, 2), (2, 1), (3, 1), (3, 1),
     ]  # fmt: skip
 
 

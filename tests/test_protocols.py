@@ -421,6 +421,19 @@ def test_options_that_do_not_fit(options, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_other_lists_are_read_and_reported_apart(lists):
+    """``lists`` has them for SS-V2, in the folder that --lists names."""
+    given = ['table1', '--protocol', 'few_shot', '--lists', 'vifi', '--shots', '2']
+    args = compare.parse_args([*given, '--methods', 'stop', '--seeds', '0'])
+    (row,) = compare.rows_of(args, 'ssv2')
+    ((_, plan),) = compare.plan_row(args, 'ssv2', row)
+    named = f'train_dataloader.dataset.ann_file={SSV2}/few_shot_2_0.txt'
+    assert named in plan.options
+    assert compare.protocol_name(args) == 'few_shot, vifi'
+    args.lists = 'shots'
+    assert compare.protocol_name(args) == 'few_shot'
+
+
 # --- End to end ---------------------------------------------------------------------
 
 
