@@ -227,6 +227,14 @@ def test_what_stands_still_merges_over_time_and_loses_nothing():
     assert (over(video) - plain(video)).abs().max() > 1e-3
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('attention', ['joint', 'frame'])
+def test_nothing_merges_where_every_patch_is_prompted(attention):
+    options, video = dict(num_spatial=16, attention=attention), wild(2, 3)
+    whole = stop(clip=VIT, **options)(video)
+    torch.testing.assert_close(stop(clip=dict(VIT, merge=4), **options)(video), whole)
+
+
 def test_merging_over_frames_needs_frames_and_merging():
     message = r"merge_frames=2 with clip.merge={} and attention='{}' merges nothing"
     for merge, attention in ((0, 'joint'), (2, 'frame')):

@@ -82,12 +82,12 @@ def frames_of(x: Tensor, made: Prompted) -> Tensor:
     prefix = made.cls.shape[2]
     cls, patches = x[..., :prefix, :], x[..., prefix:, :]
     if made.protected is None or made.order is None:
-        patches = _unweave(patches.flatten(1, 2), n, made.span)
+        patches = _unweave(patches.flatten(1, 2), T, made.span)
     else:
         P, frames = made.protected.shape[2], T // x.shape[1]
         safe, free = patches.split([frames * P, frames * n], dim=-2)
         safe = safe.flatten(1, 2).unflatten(1, (T, P))
-        free = _unweave(free.flatten(1, 2), n, made.span)
+        free = _unweave(free.flatten(1, 2), T, made.span)
         patches = torch.cat([safe, free], dim=2)
         index = made.order.unsqueeze(-1).expand_as(patches)
         patches = torch.zeros_like(patches).scatter(2, index, patches)
@@ -107,9 +107,10 @@ def _weave(x: Tensor, span: int) -> Tensor:
     return x.unflatten(1, (-1, span)).transpose(2, 3).flatten(1, 3)
 
 
-def _unweave(x: Tensor, n: int, span: int) -> Tensor:
-    """Undo :func:`_weave`: (B, T n, D) -> (B, T, n, D)."""
-    return x.unflatten(1, (-1, n, span)).transpose(2, 3).flatten(1, 2)
+def _unweave(x: Tensor, T: int, span: int) -> Tensor:
+    """Undo :func:`_weave`: (B, T n, D) -> (B, T, n, D), where n may be 0."""
+    n = x.shape[1] // T
+    return x.unflatten(1, (T // span, n, span)).transpose(2, 3).flatten(1, 2)
 
 
 def _used(x: Prompted) -> Tensor:
