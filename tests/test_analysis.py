@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections import Counter
 
 import ablation
 import ablation_report
@@ -79,7 +80,7 @@ def test_picture_of_rankings_shows_what_was_found():
     plt.close(figure)
 
 
-def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch):
+def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch, capsys):
     config = write_tiny_retrieval(tmp_path)
     cfg = Config.fromfile(config)
     cfg.model.backbone = cfg.model.backbone.clip  # zero-shot: it needs no checkpoint
@@ -112,6 +113,27 @@ def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch):
     picture = np.asarray(Image.open(out)).astype(int)
     red, green, blue = picture.reshape(-1, 3).T
     assert ((red > 150) & (green < 90) & (blue < 90)).sum() > 500, 'the red videos'
+
+    captions = json.loads((tmp_path / 'test.json').read_text())
+    single = {video: [texts[i]] for i, (video, texts) in enumerate(captions.items())}
+    (tmp_path / 'single.json').write_text(json.dumps(single))
+    more = ['--cfg-options', 'test_dataloader.dataset.ann_file=single.json']
+    more += ['--num', '5', '--out', str(out), '--parts']
+    parts = r'(?P<number>\d+) times (?P<colour>\w+)'
+    assert draw_retrieval.main([str(config), *more, parts]) == 0
+    wrong = Counter()
+    for query in drawn[1][0]:
+        asked, shown = query.caption.split(), query.found[0].caption.split()
+        names = {0: 'number', 2: 'colour'}
+        differing = [names[i] for i in names if asked[i] != shown[i]]
+        wrong[' and '.join(differing) or 'nothing'] += 20.0
+    assert wrong.keys() - {'nothing'}, 'a random tower finds some wrong videos'
+    printed = capsys.readouterr().out
+    for names, share in wrong.items():
+        assert f'| {names} | {share:.2f} |' in printed
+    assert draw_retrieval.main([str(config), *more, '(?P<number>x+)']) == 2
+    error = capsys.readouterr().err
+    assert "'(?P<number>x+)'" in error and "'0 times red'" in error
 
 
 @pytest.mark.slow
