@@ -14,7 +14,6 @@ from mmengine.dataset import Compose
 from mmengine.fileio import load
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
-from own_configs import CONFIGS, read
 from tiny import TINY
 from tiny_run import (
     COLOURS,
@@ -389,13 +388,6 @@ def test_inference_recognizer(recognition, videos):
     for video, sample in zip(videos, tested):
         result = inference_recognizer(model, video)
         torch.testing.assert_close(result.pred_score, sample['pred_score'])
-
-
-def test_every_recognition_config_has_the_pipeline_that_it_reads():
-    for name in CONFIGS:
-        cfg = read(name)
-        if cfg.model.type != 'CLIPRetriever':
-            assert cfg.test_pipeline == cfg.test_dataloader.dataset.pipeline, name
 
 
 def test_inferencer(recognition, videos):

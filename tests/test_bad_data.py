@@ -22,9 +22,11 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
+from test_tools import train
 from tiny_run import (
     COLOURS,
     ROOT,
+    log_little,
     run,
     tiny_config,
     write_tiny_retrieval,
@@ -255,12 +257,12 @@ def spoil(config, *names, on_error='skip', max_bad=0.5):
     'write',
     [write_tiny_run, pytest.param(write_tiny_retrieval, marks=pytest.mark.slow)],
 )
-def test_losses_of_an_epoch_are_listed(write, tmp_path):
+def test_losses_of_an_epoch_are_listed(write, tmp_path, monkeypatch, capfd):
+    log_little(monkeypatch)
     config = spoil(write(tmp_path), 'a/green.mp4')
-    result = run(sys.executable, TRAIN, config)
-    assert result.returncode == 0, result.stderr
+    assert train.main([str(config), '--work-dir', str(tmp_path / 'work')]) == 0
     num = 1 if write is write_tiny_run else 2  # captions
-    listed = result.stdout.split(f'{num} videos of epoch ')
+    listed = capfd.readouterr().out.split(f'{num} videos of epoch ')
     assert len(listed) == 3  # two epochs
     for text in listed[1:]:
         assert text.count('videos/a/green.mp4 (') >= num

@@ -165,6 +165,8 @@ def test_values_that_matter(name):
             if step.type in ('CheckedDecordInit', 'Resize')
         ]
         assert set(found) == {*interpolation}
+    if name in RECOGNITION:  # MMAction2's inferencers read this one
+        assert config.test_pipeline == config.test_dataloader.dataset.pipeline
     if method == 'clip':
         for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
             assert config[key] is None

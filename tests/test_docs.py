@@ -29,12 +29,9 @@ def test_layout_shows_every_module_with_its_first_line():
 # --- The model zoo ------------------------------------------------------------------
 
 
-@pytest.fixture(scope='module')
-def entries():
-    return model_zoo.read_entries()
-
-
-def test_table_lists_the_configs_that_exist(entries):
+@pytest.mark.slow
+def test_table_lists_the_configs_that_exist():
+    entries = model_zoo.read_entries()
     text = (ROOT / 'docs' / 'model_zoo.md').read_text()
     assert re.findall(r'^\| \[`(\w+)`\]', text, re.M) == [*CONFIGS]
     remedy = 'run python tools/analysis/model_zoo.py'
