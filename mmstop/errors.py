@@ -1,6 +1,7 @@
-"""All exceptions of the package, and type checks for config values."""
+"""All exceptions of the package, and checks of config values."""
 
 import inspect
+import math
 import pickle
 from ast import literal_eval
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ __all__ = [
     'MissingFileError',
     'SaveError',
     'VideoError',
+    'check_choice',
+    'check_range',
     'short',
     'typed',
 ]
@@ -49,6 +52,20 @@ def short(value: Any) -> str:
     """Return the ``repr`` of a value, truncated to 120 characters."""
     text = repr(value)
     return text if len(text) <= 120 else f'{text[:117]}...'
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` unless an option is one of the choices."""
+    if value not in choices:
+        raise ConfigError(f'{name}={value!r} is unknown; use one of {choices}')
+
+
+def check_range(
+    name: str, value: float, low: float, high: float, why: str = 'its range'
+) -> None:
+    """Raise :class:`ConfigError` unless an option is finite and in [low, high]."""
+    if not (low <= value <= high and math.isfinite(value)):
+        raise ConfigError(f'{name}={value} is outside [{low}, {high}], {why}')
 
 
 def typed(init: Callable[..., None]) -> Callable[..., None]:

@@ -18,7 +18,7 @@ from typing import Optional
 
 from torch import Tensor, nn
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, check_range, typed
 from mmstop.registry import MODELS
 from mmstop.towers import Tower, TunedTower
 
@@ -133,8 +133,7 @@ class AdapterFFN(TunedTower):
         scale: float = 0.1,
         dropout: float = 0.1,
     ) -> None:
-        if not 0 <= dropout <= 1:
-            raise ConfigError(f'dropout={dropout} is outside [0, 1]')
+        check_range('dropout', dropout, 0, 1)
         super().__init__(clip)
         self.scale = scale
         self.adapters = per_block(

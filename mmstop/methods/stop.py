@@ -22,7 +22,6 @@ the implementation interprets the paper, and where it differs:
 docs/authors.md compares text, figure, the authors' code and this file row by row.
 """
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Optional
@@ -30,7 +29,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, check_choice, check_range, typed
 from mmstop.registry import MODELS
 from mmstop.towers import PatchMerger, TunedTower
 from mmstop.towers.merging import clips_to_join
@@ -134,18 +133,18 @@ class STOPCLIPViT(TunedTower):
         normalize_variation: str = 'video',
         merge_frames: int = 1,
     ) -> None:
-        _check_choice('attention', attention, ('joint', 'frame'))
-        _check_choice('selection', selection, ('straight_through', 'hard'))
-        _check_choice('prompter', prompter, ('linear', 'figure'))
-        _check_choice('normalize_variation', normalize_variation, ('video', 'batch'))
-        _check_range('alpha', alpha, 0, 1)
-        _check_range('beta', beta, 0, float('inf'))
-        _check_range('temporal_scale', temporal_scale, 0, float('inf'))
+        check_choice('attention', attention, ('joint', 'frame'))
+        check_choice('selection', selection, ('straight_through', 'hard'))
+        check_choice('prompter', prompter, ('linear', 'figure'))
+        check_choice('normalize_variation', normalize_variation, ('video', 'batch'))
+        check_range('alpha', alpha, 0, 1)
+        check_range('beta', beta, 0, float('inf'))
+        check_range('temporal_scale', temporal_scale, 0, float('inf'))
         if strength is not None and not 0 < strength < float('inf'):
             raise ConfigError(
                 f'strength={strength} is not positive; set None for no bound'
             )
-        _check_range('merge_frames', merge_frames, 1, float('inf'))
+        check_range('merge_frames', merge_frames, 1, float('inf'))
         super().__init__(clip)
         if merge_frames > 1 and not (self.merge and attention == 'joint'):
             raise ConfigError(
@@ -155,9 +154,9 @@ class STOPCLIPViT(TunedTower):
             )
         self.merge_frames = merge_frames
         N = self.grid[0] * self.grid[1]
-        _check_range('num_spatial', num_spatial, 0, N, "the tower's patches per frame")
+        check_range('num_spatial', num_spatial, 0, N, "the tower's patches per frame")
         self.prompted_blocks = self.depth if depth is None else depth
-        _check_range('depth', self.prompted_blocks, 1, self.depth, "the tower's blocks")
+        check_range('depth', self.prompted_blocks, 1, self.depth, "the tower's blocks")
         if normalize_variation == 'batch':
             warnings.warn(
                 "normalize_variation='batch': the embedding of a video depends on the "
@@ -210,7 +209,7 @@ class STOPCLIPViT(TunedTower):
         Raises:
             ValueError: no prompts are made at the input of that block.
         """
-        _check_range(
+        check_range(
             'block', block, 0, self.prompted_blocks - 1, 'the blocks that have prompts'
         )
         return self._prompt(block, self._before(block, video))[1]
@@ -295,15 +294,3 @@ class STOPCLIPViT(TunedTower):
             prompts, variation, count = self.temporal(patches, region)
         trace = STOPTrace(attention, dynamics, saliency, region, variation, count)
         return Prompted(cls, patches, prompts, count), trace
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f'{name}={value!r} is unknown; use one of {choices}')
-
-
-def _check_range(
-    name: str, value: float, low: float, high: float, why: str = 'its range'
-) -> None:
-    if not (low <= value <= high and math.isfinite(value)):
-        raise ConfigError(f'{name}={value} is outside [{low}, {high}], {why}')

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, check_range, typed
 from mmstop.registry import MODELS
 from mmstop.towers import TunedTower
 from mmstop.towers.merging import clips_to_join, match, rows_of, take
@@ -69,9 +69,8 @@ class TempMeCLIPViT(TunedTower):
             raise ConfigError(f'pairs={pairs}, expected at least 0')
         if not joins or min(joins) < 2:
             raise ConfigError(f'joins={joins!r}, expected numbers of at least 2')
-        for name, value in (('join_ratio', join_ratio), ('ratio', ratio)):
-            if not 0 <= value <= 0.5:
-                raise ConfigError(f'{name}={value} is outside [0, 0.5]')
+        check_range('join_ratio', join_ratio, 0, 0.5)
+        check_range('ratio', ratio, 0, 0.5)
         super().__init__(clip)
         if self.merge:
             raise ConfigError(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmstop.errors import ConfigError, typed
+from mmstop.errors import ConfigError, check_range, typed
 from mmstop.registry import MODELS
 
 from .base import at_least_float32
@@ -47,12 +47,8 @@ class CLIPViT(CLIPTower):
         lora: Optional[dict] = None,
     ) -> None:
         super().__init__(arch, weights, trainable, lora)
-        most = self.grid[0] * self.grid[1] // 2
-        if not 0 <= merge <= most:
-            raise ConfigError(
-                f'merge={merge} is outside [0, {most}], half of the patches of '
-                f'{self.arch}'
-            )
+        half = self.grid[0] * self.grid[1] // 2
+        check_range('merge', merge, 0, half, f'half of the patches of {self.arch}')
         self._merge = merge
         self._checkpoint = checkpoint
 
