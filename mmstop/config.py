@@ -57,7 +57,7 @@ class KeyValues(DictAction):
     ) -> None:
         try:
             super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, IndexError, ValueError) as error:
+        except (AssertionError, IndexError, RecursionError, ValueError) as error:
             raise argparse.ArgumentError(
                 self, f'expected KEY=VALUE, got {values} ({error})'
             ) from None

@@ -18,6 +18,7 @@ import torch
 from compat_toy import Toy, ToyData, train, writes_metrics
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import LinearLR
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from mmengine.runner import checkpoint as checkpoint_module
 
@@ -151,6 +152,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Runner]:
 )
 def test_symptom_is_still_there(symptoms: dict, name: str, message: str) -> None:
     assert re.search(message, symptoms[name]), symptoms[name]
+
+
+def test_a_warm_up_of_one_step_never_ends_without_the_mend():
+    """tests/test_tools.py trains with the mend."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    warm_up = LinearLR(optimizer, start_factor=0.01, end=1, by_epoch=False)
+    for _ in range(3):
+        optimizer.step()
+        warm_up.step()
+        assert optimizer.param_groups[0]['lr'] == 0.01
 
 
 def test_urls_run_code_without_the_mend(symptoms: dict) -> None:

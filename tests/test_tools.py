@@ -15,7 +15,7 @@ from mmengine.fileio import load
 from mmengine.model import BaseModule
 from own_configs import CONFIGS, ONE_EACH
 from PIL import Image
-from tiny_run import ROOT, run, tiny_config, write_tiny_run
+from tiny_run import ROOT, log_little, run, tiny_config, write_tiny_run
 
 from mmstop.compat.reader import read
 from mmstop.config import load_config
@@ -191,29 +191,47 @@ def test_zero_shot_needs_no_checkpoint(config, tmp_path, capsys):
         assert test.main([str(zero_shot), *checkpoint, *arguments[1:]]) == 0
 
 
-def test_short_run_needs_no_other_schedule(config, tmp_path, capsys):
-    path = tmp_path / 'schedule.py'
+@pytest.mark.parametrize(
+    'epochs, batch_size, kept, said',
+    [
+        (2, 2, ['LinearLR', 'CosineAnnealingLR'], ''),
+        (1, 2, ['LinearLR'], 'CosineAnnealingLR: epochs 1 to 1 of 1, has 0 of the 1'),
+        (2, 6, ['CosineAnnealingLR'], 'LinearLR: epochs 0 to 1 of 2, has 1 of the 2'),
+    ],
+)
+def test_short_parts_of_a_schedule_are_left_out(
+    epochs, batch_size, kept, said, config, tmp_path, monkeypatch, capfd
+):
+    """A warm-up of one step would leave the learning rate where it starts."""
+    log_little(monkeypatch)
+    path = tmp_path / f'epochs{epochs}_batch{batch_size}.py'
     path.write_text(
         f'_base_ = {str(config)!r}\n'
         "param_scheduler = [dict(type='LinearLR', end=1, convert_to_iter_based=True),\n"
         "    dict(type='CosineAnnealingLR', begin=1, convert_to_iter_based=True)]\n"
     )
-    given = [str(path), '--no-validate', '--work-dir', str(tmp_path)]
-    given += ['--cfg-options', 'train_cfg.max_epochs=']
+    options = [f'train_cfg.max_epochs={epochs}']
+    options += [f'train_dataloader.batch_size={batch_size}']
+    given = [str(path), '--no-validate', '--work-dir', str(tmp_path / 'work')]
+    assert train.main([*given, '--cfg-options', *options]) == 0
+    output = capfd.readouterr()
+    printed = output.out + output.err
+    left_out = ' of param_scheduler is left out: its range,'
+    assert printed.count(left_out) == bool(said)
+    assert said.replace(':', left_out) in printed
+    parts = read(tmp_path / 'work' / f'epoch_{epochs}.pth')['param_schedulers']
+    assert len(parts) == len(kept)
+    for name, part in zip(kept, parts):
+        assert ('T_max' in part) == (name == 'CosineAnnealingLR')
+        assert part['base_values'] == [1e-3]
 
-    def schedule(epochs):
-        options = [*given[:-1], f'{given[-1]}{epochs}']
-        return train.read_config(train.parse_args(options)).param_scheduler
 
-    assert [part.type for part in schedule(2)] == ['LinearLR', 'CosineAnnealingLR']
-    assert not capsys.readouterr().out
-    given[-1] += '1'
-    assert train.main(given) == 0
-    assert (
-        'CosineAnnealingLR of param_scheduler is left out: it begins after 1 epochs, '
-        'and train_cfg.max_epochs=1' in capsys.readouterr().out
-    )
-    assert (tmp_path / 'epoch_1.pth').is_file()
+def test_a_part_that_ends_before_it_begins_is_an_error(config, tmp_path):
+    path = tmp_path / 'backwards.py'
+    part = dict(type='LinearLR', begin=1, end=1)
+    path.write_text(f'_base_ = {str(config)!r}\nparam_scheduler = [{part}]\n')
+    with pytest.raises(ValueError, match='end should be larger than begin'):
+        train.main([str(path), '--no-validate', '--work-dir', str(tmp_path / 'work')])
 
 
 def test_amp_of_a_config_that_imports_its_classes(tmp_path, monkeypatch):
@@ -387,6 +405,15 @@ def test_fault_in_config_is_named(message, tmp_path):
     cfg.merge_from_dict({key: value})
     with pytest.raises(ConfigError, match=message):
         check_config(cfg, [])
+
+
+@pytest.mark.parametrize('option', ['a', 'a=[1,2', 'a=[(1,2', 'a=[dict(b=1,c=2)]'])
+def test_what_is_no_key_and_value_is_one_line(option, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.parse_args(['config.py', '--cfg-options', option])
+    assert end.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--cfg-options: expected KEY=VALUE, got ['{option}'] (" in line
 
 
 def test_helper_variable_is_no_option(tmp_path):

@@ -86,7 +86,6 @@ def read_config(args: argparse.Namespace) -> Config:
     _set_precision(cfg, args.amp)
     _check_work_dir(cfg.work_dir)
     check_config(cfg, ['train'] if cfg.get('val_cfg') is None else ['train', 'val'])
-    _drop_late_schedulers(cfg)
     return cfg
 
 
@@ -147,33 +146,6 @@ def _set_precision(cfg: Config, amp: bool) -> None:
             f'mixed precision needs a GPU, but this machine has only '
             f'{get_device()!r}; leave out '
             f'{"--amp" if amp else "optim_wrapper.type=AmpOptimWrapper"}'
-        )
-
-
-def _drop_late_schedulers(cfg: Config) -> None:
-    """Drop the schedulers that would begin after the end of a short run.
-
-    MMEngine refuses to build them. A scheduler with an explicit ``end`` is kept, so
-    that MMEngine reports it.
-    """
-    schedulers, epochs = cfg.get('param_scheduler'), cfg.train_cfg.get('max_epochs')
-    if not isinstance(schedulers, list) or not isinstance(epochs, int):
-        return
-    late = [
-        scheduler
-        for scheduler in schedulers
-        if isinstance(scheduler, dict)
-        and scheduler.get('by_epoch', True)
-        and 'end' not in scheduler
-        and scheduler.get('begin', 0) >= epochs
-    ]
-    cfg.param_scheduler = [s for s in schedulers if s not in late]
-    for scheduler in late:
-        kind = scheduler['type']
-        print(
-            f'{getattr(kind, "__name__", kind)} of param_scheduler is left out: it '
-            f'begins after {scheduler["begin"]:g} epochs, and '
-            f'train_cfg.max_epochs={epochs}'
         )
 
 

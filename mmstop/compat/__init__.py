@@ -14,7 +14,14 @@ package requires ``setuptools<82`` instead.
 
 import functools
 
-from . import checkpoints, distributed, mmaction2, numpy2, wrapping
+from . import (
+    checkpoints,
+    distributed,
+    mmaction2,
+    numpy2,
+    schedules,  # noqa: F401  marks its patch
+    wrapping,
+)
 from .reader import CheckpointError, read_structure
 
 __all__ = ['CheckpointError', 'apply', 'distributed', 'read_structure']
