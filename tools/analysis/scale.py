@@ -1,0 +1,146 @@
+"""Estimate what a million, a hundred million and a billion clips take.
+
+    python tools/analysis/scale.py measure --out docs/scale.json
+    python tools/analysis/scale.py table docs/scale.json --index docs/index.json
+
+``measure`` finds the CPU seconds that a clip takes to decode and to embed with STOP on
+ViT-B/32, and embeds generated videos with one, two and four processes, whose indexes
+must be equal. ``table`` multiplies these units, and those that benchmark_index.py wrote
+to the second file, by the numbers of clips.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from subprocess import DEVNULL, check_call
+from tempfile import TemporaryDirectory
+from typing import Any, Optional
+
+import numpy as np
+from benchmark import DEFAULT_ARCH, JOINT, Contestant, Setup, count_macs
+from benchmark_videos import EXACT, VIDEOS, clip, write
+from measuring import positive, timed
+from reports import table
+
+from mmstop.apis import VideoIndex
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'clip' / 'clip_moving_shapes.py'  # so that decoding counts
+FRAMES, BATCH = 12, 4
+PROCESSES = 1, 2, 4
+CLIPS = {'1 million': 10**6, '100 million': 10**8, '1 billion': 10**9}
+TFLOPS = 100  # what a GPU is assumed to reach
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest='command', required=True)
+    measuring = commands.add_parser('measure')
+    measuring.add_argument('--out', type=Path, required=True, help='JSON to write')
+    measuring.add_argument('--videos', type=positive, default=64)
+    measuring.add_argument('--repeats', type=positive, default=5)
+    estimating = commands.add_parser('table')
+    estimating.add_argument('units', type=Path, help='what measure wrote')
+    estimating.add_argument('--index', type=Path, required=True)
+    args = parser.parse_args(argv)
+    if args.command == 'measure':
+        found = measure(args.videos, args.repeats)
+        args.out.write_text(json.dumps(found, indent=1) + '\n')
+    else:
+        units, index = (json.loads(p.read_text()) for p in (args.units, args.index))
+        print(estimate(units, index))
+
+
+def measure(num_videos: int, repeats: int) -> dict[str, Any]:
+    """Measure decoding, the forward pass and embedding with several processes."""
+    tower = Contestant(JOINT, Setup(DEFAULT_ARCH, FRAMES, BATCH))
+    with TemporaryDirectory() as folder:
+        path = str(Path(folder) / 'video.mp4')
+        write(VIDEOS[0], path)
+        decode = cpu_seconds(partial(clip, path, FRAMES, EXACT), repeats)
+    return {
+        'cpus': os.cpu_count(),
+        'decode_s': decode,
+        'forward_s': cpu_seconds(tower.forward, repeats) / BATCH,
+        'gmacs': count_macs(tower) / BATCH / 1e9,
+        'embed_s': dict(embed(num_videos)),
+    }
+
+
+def cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Return the median CPU time of a call, over all threads; the first is left out."""
+
+    def once() -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    return median([once() for _ in range(1 + repeats)][1:])
+
+
+def embed(num_videos: int) -> Iterator[tuple[str, float]]:
+    """Embed the same videos with several processes: (processes, seconds).
+
+    Raises:
+        RuntimeError: the indexes differ.
+    """
+    with TemporaryDirectory() as folder:
+        videos = Path(folder, 'videos')
+        videos.mkdir()
+        for i in range(num_videos):
+            write(VIDEOS[0]._replace(seconds=2 + i % 8), str(videos / f'{i}.mp4'))
+        first: dict[str, bytes] = {}
+        for processes in PROCESSES:
+            out = Path(folder, f'{processes}.index')
+            launch = '-m torch.distributed.run --standalone --nproc_per_node'
+            command = [sys.executable, *launch.split(), str(processes), '-m', 'mmstop']
+            command += ['embed', str(videos), '--out', str(out), '--config', CONFIG]
+            seconds, _ = timed(partial(check_call, command, stdout=DEVNULL))
+            with VideoIndex(out) as index:
+                found = dict(zip(*index.load()))
+            first = first or found
+            if found.keys() != first.keys() or not all(
+                np.allclose(found[path], first[path], atol=1e-6) for path in first
+            ):
+                raise RuntimeError(f'{processes} processes made another index than one')
+            yield str(processes), seconds
+
+
+def estimate(units: dict[str, Any], index: dict[str, Any]) -> str:
+    """Make the table from measured units."""
+    rows, cpus, found = index['rows'], index['cpus'], index['mmstop']
+    hour = 3600.0
+    costs = {  # of a clip
+        'decode, core hours': units['decode_s'] / hour,
+        'embed on CPUs, core hours': units['forward_s'] / hour,
+        'embed on GPUs, GPU hours': 2 * units['gmacs'] / 1e3 / TFLOPS / hour,
+        'index on disk, GB': found['disk_mb'] / 1e3 / rows,
+        'write the index, hours': found['write_s'] / hour / rows,
+        'prepare fast search, core hours': cpus * found['prepare_s'] / hour / rows,
+        'indexes of this size': 1 / rows,
+        'exact search, core seconds': cpus * found['exact_s'] / rows,
+        'fast search, core seconds': cpus * found['fast_text_s'] / rows,
+    }
+    lines = [
+        [name, *(readable(num * cost) for num in CLIPS.values())]
+        for name, cost in costs.items()
+    ]
+    return table(['', *CLIPS], lines)
+
+
+def readable(value: float) -> str:
+    """Round to two significant digits."""
+    rounded = float(f'{value:.2g}')
+    return f'{rounded:,.0f}' if rounded >= 10 else f'{rounded:g}'
+
+
+if __name__ == '__main__':
+    main()
