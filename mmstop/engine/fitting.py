@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from mmstop.engine.identity import compare_arguments, compare_frozen
 from mmstop.errors import ConfigError
 from mmstop.models import CLIPTextHead
+from mmstop.towers.weights import is_finite
 
 __all__ = [
     'check_fit',
@@ -147,7 +148,7 @@ def refuse_bad_numbers(model: nn.Module, checkpoint: Any, name: str) -> None:
                     f'{name} holds {key} as {_kind(value)} ({value.dtype}), expected '
                     f'{_kind(own[key])} ({own[key].dtype}); save it as such'
                 )
-            if not value.to(own[key].dtype).isfinite().all():
+            if not is_finite(value.to(own[key].dtype)):
                 raise ConfigError(
                     f'{name} holds NaN or infinite numbers in {key}; take a checkpoint '
                     f'from before they came up'

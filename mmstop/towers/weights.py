@@ -25,7 +25,7 @@ from mmstop.errors import ConfigError, MissingFileError
 
 from .download import download
 
-__all__ = ['as_bytes', 'build_clip', 'checksum', 'resolve_arch']
+__all__ = ['as_bytes', 'build_clip', 'checksum', 'is_finite', 'resolve_arch']
 
 PACKAGED = 'mmstop'  # weights='mmstop': the weights that ship with the package
 RANDOM_SEED = 0  # weights=None: every process and run gets the same random tower
@@ -46,19 +46,31 @@ def build_clip(arch: str, weights: Optional[str]) -> nn.Module:
     """
     config = _plain_config(arch)
     path = _locate(arch, weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
+    if path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            return open_clip.CLIP(**config)
+    with torch.device('meta'):  # drawing numbers would take longer than reading them
         clip = open_clip.CLIP(**config)
-    if path is not None:
-        state = _read(path)
-        _check_fits(arch, path, clip, state)
-        clip.load_state_dict(state)
+    state = _read(path)
+    _check_fits(arch, path, clip, state)
+    own = {  # not the file's memory, which tensors may share
+        key: value.to(torch.float32, copy=True) for key, value in state.items()
+    }
+    clip.load_state_dict(own, assign=True)
     return clip
 
 
 def checksum(value: Tensor) -> int:
     """Return a fast checksum of a tensor's bytes, good enough to detect a change."""
     return zlib.crc32(as_bytes(value))
+
+
+def is_finite(value: Tensor) -> bool:
+    """Tell whether all numbers of a tensor are finite."""
+    if value.is_floating_point() and value.numel():  # ten times as fast as isfinite
+        return all(bound.isfinite() for bound in value.aminmax())
+    return bool(value.isfinite().all())
 
 
 def as_bytes(value: Tensor) -> Any:
@@ -179,7 +191,7 @@ def _check_numbers(path: Path, state: dict[str, Tensor]) -> None:
                 f'{path} holds {key} as {value.dtype}, expected floating-point '
                 f'numbers; save the weights in float32 or float16'
             )
-        if not value.float().isfinite().all():
+        if not is_finite(value.float()):
             raise ConfigError(
                 f'{path} holds NaN or infinite numbers in {key}; download the weights '
                 f'again, or take those from before training broke'
