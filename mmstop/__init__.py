@@ -10,7 +10,7 @@ from . import compat
 
 compat.apply()
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), compat.import_statistics_later():
     # mmcv-lite has no compiled operators, and mmstop needs none.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformable')
     from . import (

@@ -76,7 +76,13 @@ mmstop.__path__ = [str(Path(sys.argv[1]).parents[1])]
 from mmstop import compat
 compat.apply()
 assert 'mmaction.models' not in sys.modules, 'the mends are to stay light'
-import mmaction.datasets, mmaction.models
+with compat.import_statistics_later():
+    import mmaction.datasets, mmaction.models
+    assert 'scipy.stats._stats_py' not in sys.modules
+    from scipy.stats import norm
+    assert norm.cdf(0) == 0.5
+from mmaction.datasets.transforms.pose_transforms import get_mode
+assert [found.tolist() for found in get_mode([3, 7, 7])] == [[7], [2]]
 from mmaction.registry import DATASETS, MODELS
 for registry, names in (
     (MODELS, 'Recognizer3D BMN TCANet DRN CLIPSimilarity VindLURetrieval'),
@@ -442,6 +448,14 @@ def test_vindlu_still_imports_what_transformers_dropped() -> None:
 
 
 # -- two processes ---------------------------------------------------------------------
+
+
+def test_statistics_are_still_imported_for_one_function() -> None:
+    package = Path(util.find_spec('mmaction').origin).parent
+    source = package / 'datasets' / 'transforms' / 'pose_transforms.py'
+    assert re.findall('.*scipy.stats.*', source.read_text()) == [
+        'from scipy.stats import mode'
+    ]
 
 
 def test_the_first_process_writes_the_metrics(tmp_path: Path) -> None:

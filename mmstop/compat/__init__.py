@@ -3,8 +3,9 @@
 Each patch is one function. It documents the symptom, the affected versions and when it
 can be deleted. ``tests/test_compat.py`` reproduces every symptom without its patch, so
 a test fails as soon as a patch is no longer needed. :func:`apply` runs all patches
-once, before anything else in ``mmstop`` is imported. It imports torch, MMEngine and, if
-an incompatible transformers is installed, ``mmaction.utils``, but never
+once, before anything else in ``mmstop`` is imported, except for
+:func:`import_statistics_later`, a context for these imports. It imports torch, MMEngine
+and, if an incompatible transformers is installed, ``mmaction.utils``, but never
 ``mmaction.models``.
 
 ``pkg_resources``, which MMEngine imports and setuptools 82 removed, is not patched
@@ -22,9 +23,16 @@ from . import (
     schedules,  # noqa: F401  marks its patch
     wrapping,
 )
+from .mmaction2 import import_statistics_later
 from .reader import CheckpointError, read_structure
 
-__all__ = ['CheckpointError', 'apply', 'distributed', 'read_structure']
+__all__ = [
+    'CheckpointError',
+    'apply',
+    'distributed',
+    'import_statistics_later',
+    'read_structure',
+]
 
 
 @functools.cache

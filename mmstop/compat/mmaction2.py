@@ -1,7 +1,9 @@
 """Patches for MMAction2 1.2.0: a missing subpackage, and newer transformers."""
 
 import sys
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +12,9 @@ from typing import Any
 from mmengine.registry import MODELS
 from mmengine.utils import digit_version
 
-__all__ = ['find_missing_drn', 'skip_vindlu']
+__all__ = ['find_missing_drn', 'import_statistics_later', 'skip_vindlu']
+
+STATISTICS = 'scipy.stats'
 
 
 class DRN:
@@ -60,3 +64,34 @@ def skip_vindlu() -> None:
         return
     if digit_version(mmaction.__version__) <= digit_version('1.2.0'):
         dependency.WITH_MULTIMODAL = False
+
+
+@contextmanager
+def import_statistics_later() -> Iterator[None]:
+    """Let MMAction2 be imported without SciPy's statistics.
+
+    Symptom: ``import mmaction.datasets`` loads 500 modules of SciPy, which take a
+    second, because a transform for skeletons uses ``scipy.stats.mode``.
+    Versions: every known mmaction2.
+    Delete when ``pose_transforms`` imports ``mode`` where it uses it.
+    """
+    if STATISTICS in sys.modules:
+        yield
+        return
+
+    def load(name: str) -> Any:
+        if name.startswith('__'):  # import statements and inspect look for these
+            raise AttributeError(name)
+        if sys.modules.get(STATISTICS) is stub:
+            del sys.modules[STATISTICS]
+        return getattr(import_module(STATISTICS), name)
+
+    stub: Any = ModuleType(STATISTICS)
+    sys.modules[STATISTICS] = stub
+    stub.mode = lambda *args, **kwargs: load('mode')(*args, **kwargs)
+    stub.__getattr__ = load
+    try:
+        yield
+    finally:
+        if sys.modules.get(STATISTICS) is stub:
+            del sys.modules[STATISTICS]
