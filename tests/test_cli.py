@@ -1,5 +1,6 @@
 """The command ``mmstop``."""
 
+import gc
 import json
 import os
 import resource
@@ -36,6 +37,14 @@ def mmstop(capfd):
         return status, *capfd.readouterr()
 
     return run
+
+
+def test_import_leaves_the_collector_running(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmstop')
+    cli.import_mmstop()
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    assert frozen and gc.isenabled()
 
 
 @pytest.fixture(scope='module')
