@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import benchmark
 import benchmark_gpu
 import benchmark_retrieval as retrieval
+import benchmark_use as use
 import benchmark_videos as videos
 import measuring
 import numpy as np
@@ -257,6 +258,28 @@ def test_smaller_videos_are_measured_beside_whole_ones(capsys, monkeypatch):
     rows = re.findall(r'\| (.*) \| (\w+) \| 0 \| [\d.]+ \|', capsys.readouterr().out)
     names = ('whole', 'small', '3 fps')
     assert rows == [(name, d) for name in names for d in ('pyav', 'decord')]
+
+
+def test_embedding_waits_for_the_model_or_for_videos(capsys, monkeypatch):
+    monkeypatch.setattr(videos, 'VIDEOS', [videos.Video(1, 64, 48)])
+    monkeypatch.setattr(videos, 'ARCH', 'ViT-moving-shapes')
+    few = ['--workers', '1', '2', '--num-videos', '3']
+    assert videos.main(['embedding', *few]) == 0
+    rows = re.findall(r'\| (\d) \| [\d.]+ \| ([\d.]+) \|', capsys.readouterr().out)
+    assert [workers for workers, _ in rows] == ['1', '2']
+    assert all(0 < float(share) < 1 for _, share in rows)
+
+
+def test_checkpoints_are_smaller_without_the_optimizer(tmp_path):
+    found = use.save(str(write_tiny_run(tmp_path)), str(tmp_path))
+    assert found['whole, MB'] > found['without optimizer, MB'] > 0
+
+
+@pytest.mark.slow
+def test_a_search_is_taken_apart(capsys):
+    use.main(['search', '--rows', '2000', '--arch', 'ViT-moving-shapes'])
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 6 and min(found.values()) >= 0 < found['the command']
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')

@@ -2,12 +2,15 @@
 
     python tools/analysis/benchmark_videos.py decoders
     python tools/analysis/benchmark_videos.py shrinking --workers 0 1 2
+    python tools/analysis/benchmark_videos.py embedding --workers 1 2
     python tools/analysis/benchmark_videos.py CONFIG --workers 0 1 2
 
 ``decoders`` opens H.264 videos and decodes a clip spread evenly over each. A config
 loads its training data, without a model, by decoder and number of worker processes.
 ``shrinking`` does so with configs/stop_msrvtt.py, before and after
-tools/data/shrink_videos.py. Both ``decoders`` and ``shrinking`` make their own videos.
+tools/data/shrink_videos.py. ``embedding`` embeds videos as ``mmstop embed`` does, by
+ViT-B/32 with random weights, and tells which share of the time the model is busy. All
+three make their own videos.
 """
 
 import argparse
@@ -25,13 +28,14 @@ from typing import Any, NamedTuple, Optional
 import av
 import cv2
 import numpy as np
-from measuring import positive, rounds
+from measuring import positive, rounds, timed
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from reports import table
 
+from mmstop.apis import VideoCLIP, update_index
 from mmstop.config import load_config
 from mmstop.config_check import check_config
 from mmstop.datasets.loading import DECODERS, open_video
@@ -53,6 +57,7 @@ class Video(NamedTuple):
 
 VIDEOS = Video(10, 320, 240), Video(120, 640, 360)
 WHOLE = Video(10, 640, 360)
+ARCH, BATCH = 'ViT-B-32-quickgelu', 8  # as in mmstop embed
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -60,7 +65,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('what', help='decoders, shrinking, or a config')
+    add('what', help='decoders, shrinking, embedding, or a config')
     add('--workers', nargs='+', type=int, default=[0, 1, 2], help='data workers')
     add('--num-videos', type=positive, default=32, help='videos to load per round')
     add('--repeats', type=positive, default=3, help='rounds')
@@ -71,6 +76,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
                 rows = list(time_decoders(Path(folder), args.repeats))
             elif args.what == 'shrinking':
                 rows = list(shrinking(Path(folder), args))
+            elif args.what == 'embedding':
+                rows = list(embedding(Path(folder), args))
             else:
                 cfg = load_config(args.what)
                 check_config(cfg, ['train'])
@@ -206,6 +213,36 @@ def shrinking(root: Path, args: argparse.Namespace) -> Iterator[dict]:
         for row in loading(cfg, args):
             first = whole.setdefault((row['decoder'], row['workers']), row['videos/s'])
             yield {'videos': folder, **row, 'times faster': row['videos/s'] / first}
+
+
+# --- Embedding ----------------------------------------------------------------------
+
+
+def embedding(folder: Path, args: argparse.Namespace) -> Iterator[dict]:
+    """Embed videos with several numbers of reader processes."""
+    paths = [str(folder / f'{i}.mp4') for i in range(args.num_videos)]
+    for path in paths:
+        write(VIDEOS[0], path)
+    model: Any = VideoCLIP.from_clip(ARCH, None)
+    busy: list[float] = []
+    embed = model._batch
+
+    def watched(items: list) -> Any:
+        seconds, batch = timed(embed, items)
+        busy.append(seconds)
+        return batch
+
+    model._batch = watched
+    assert model.identity  # it is hashed once
+    for workers in args.workers:
+        busy.clear()
+        index = folder / f'{workers}.index'
+        seconds, _ = timed(update_index, model, paths, index, BATCH, workers)
+        yield {
+            'workers': workers,
+            'videos/s': len(paths) / seconds,
+            'model busy': sum(busy) / seconds,
+        }
 
 
 if __name__ == '__main__':
