@@ -13,6 +13,7 @@ import make_layout
 import make_pictures
 import model_zoo
 import pytest
+import scale
 import torch
 from modelindex.load_model_index import load as load_model_index
 from own_configs import CONFIGS
@@ -94,6 +95,31 @@ def test_readme_is_a_front_page():
         assert f'| {" | ".join([row, *ours, *theirs])} |' in readme
         assert f'| {" | ".join([row, *ours])} |' in results
         assert f'| {" | ".join([row, *theirs])} |' in results
+
+
+def test_scale_follows_from_what_was_measured():
+    units, index = (
+        json.loads((ROOT / 'docs' / name).read_text())
+        for name in ('scale.json', 'index.json')
+    )
+    page = (ROOT / 'docs' / 'scale.md').read_text()
+    assert scale.estimate(units, index) in page, 'run tools/analysis/scale.py table'
+
+
+def test_scale_multiplies_and_rounds_machines_up():
+    units = dict(decode_s=3.6, forward_s=7.2, gmacs=5e4, index_bytes=2500.0)
+    found = dict(write_s=36.0, prepare_s=18.0, fast_text_s=0.01, exact_s=0.1)
+    index = dict(rows=10**6, cpus=2, mmstop=dict(found, memory_mb=80.0))
+    lines = scale.estimate(units, index).splitlines()[2:]
+    table = {name: rest for name, *rest in (row[2:-2].split(' | ') for row in lines)}
+    assert table['decode, core hours'] == ['1,000', '100,000', '1,000,000']
+    # 3000 hours on 64 cores are 46.9; a week has 168.
+    assert table['machines to do both in a week'] == ['1', '28', '280']
+    # A video takes 100 TFLOP, so a second; 8 GPUs are faster than 64 cores.
+    assert table['embed on GPUs, GPU hours *'] == ['280', '28,000', '280,000']
+    assert table['machines with GPUs to do both in a day *'] == ['2', '145', '1,447']
+    assert table['prepare fast search, core hours'] == ['0.01', '1', '10']
+    assert table['fast search on a machine, seconds'] == ['0.01', '0.016', '0.16']
 
 
 # --- The code on the pages ----------------------------------------------------------

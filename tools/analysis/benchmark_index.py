@@ -1,4 +1,4 @@
-"""Measure an index of many videos: opening, searching, adding, disk and memory.
+"""Measure an index of many videos: opening, searching, adding and memory.
 
     python tools/analysis/benchmark_index.py --rows 1000000 --out docs/index.json
     python tools/analysis/benchmark_index.py --rows 100000 --kinds lancedb usearch
@@ -180,14 +180,7 @@ def write(kind: str, folder: Path, num: int) -> dict:
         for start in range(0, num, BATCH):
             index.add(start, rows[start : min(start + BATCH, num)])
 
-    before = disk_mb(folder)
-    times = {'write_s': timed(add_all)[0], 'prepare_s': timed(index.prepare)[0]}
-    return {**times, 'disk_mb': disk_mb(folder) - before}
-
-
-def disk_mb(folder: Path) -> float:
-    """Return the size of all files below a folder."""
-    return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6
+    return {'write_s': timed(add_all)[0], 'prepare_s': timed(index.prepare)[0]}
 
 
 def open_cold(kind: str, folder: Path, exact: bool) -> dict:

@@ -4,13 +4,14 @@
     python tools/analysis/scale.py table docs/scale.json --index docs/index.json
 
 ``measure`` finds the CPU seconds that a clip takes to decode and to embed with STOP on
-ViT-B/32, and embeds generated videos with one, two and four processes, whose indexes
-must be equal. ``table`` multiplies these units, and those that benchmark_index.py wrote
-to the second file, by the numbers of clips.
+ViT-B/32, the disk that it takes in an index, and embeds generated videos with one, two
+and four processes, whose indexes must be equal. ``table`` multiplies these units, and
+those that benchmark_index.py wrote to the second file, by the numbers of clips.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -24,18 +25,21 @@ from typing import Any, Optional
 
 import numpy as np
 from benchmark import DEFAULT_ARCH, JOINT, Contestant, Setup, count_macs
+from benchmark_index import draw
+from benchmark_index import write as write_index
 from benchmark_videos import EXACT, VIDEOS, clip, write
 from measuring import positive, timed
 from reports import table
 
 from mmstop.apis import VideoIndex
 
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / 'configs' / 'clip' / 'clip_moving_shapes.py'  # so that decoding counts
+MODEL = ['--arch', 'ViT-moving-shapes', '--weights', 'mmstop']  # decoding counts
 FRAMES, BATCH = 12, 4
 PROCESSES = 1, 2, 4
+ROWS = 100_000  # of the index whose size is measured
 CLIPS = {'1 million': 10**6, '100 million': 10**8, '1 billion': 10**9}
-TFLOPS = 100  # what a GPU is assumed to reach
+HOUR, DAY, WEEK = 3600, 24, 7 * 24  # seconds, hours, hours
+CORES, GPUS, TFLOPS = 64, 8, 100  # of an assumed machine; TFLOP/s of each GPU
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -66,11 +70,15 @@ def measure(num_videos: int, repeats: int) -> dict[str, Any]:
         path = str(Path(folder) / 'video.mp4')
         write(VIDEOS[0], path)
         decode = cpu_seconds(partial(clip, path, FRAMES, EXACT), repeats)
+        draw(Path(folder), ROWS)
+        write_index('mmstop', Path(folder), ROWS)
+        disk = sum(file.stat().st_size for file in Path(folder, 'mmstop').iterdir())
     return {
         'cpus': os.cpu_count(),
         'decode_s': decode,
         'forward_s': cpu_seconds(tower.forward, repeats) / BATCH,
         'gmacs': count_macs(tower) / BATCH / 1e9,
+        'index_bytes': disk / ROWS,
         'embed_s': dict(embed(num_videos)),
     }
 
@@ -102,7 +110,7 @@ def embed(num_videos: int) -> Iterator[tuple[str, float]]:
             out = Path(folder, f'{processes}.index')
             launch = '-m torch.distributed.run --standalone --nproc_per_node'
             command = [sys.executable, *launch.split(), str(processes), '-m', 'mmstop']
-            command += ['embed', str(videos), '--out', str(out), '--config', CONFIG]
+            command += ['embed', str(videos), '--out', str(out), *MODEL]
             seconds, _ = timed(partial(check_call, command, stdout=DEVNULL))
             with VideoIndex(out) as index:
                 found = dict(zip(*index.load()))
@@ -117,22 +125,32 @@ def embed(num_videos: int) -> Iterator[tuple[str, float]]:
 def estimate(units: dict[str, Any], index: dict[str, Any]) -> str:
     """Make the table from measured units."""
     rows, cpus, found = index['rows'], index['cpus'], index['mmstop']
-    hour = 3600.0
+    decode, forward = units['decode_s'] / HOUR, units['forward_s'] / HOUR
+    gpu = 2 * units['gmacs'] / 1e3 / TFLOPS / HOUR
+    fast = found['fast_text_s'] / rows  # of one thread
     costs = {  # of a clip
-        'decode, core hours': units['decode_s'] / hour,
-        'embed on CPUs, core hours': units['forward_s'] / hour,
-        'embed on GPUs, GPU hours': 2 * units['gmacs'] / 1e3 / TFLOPS / hour,
-        'index on disk, GB': found['disk_mb'] / 1e3 / rows,
-        'write the index, hours': found['write_s'] / hour / rows,
-        'prepare fast search, core hours': cpus * found['prepare_s'] / hour / rows,
-        'indexes of this size': 1 / rows,
+        'decode, core hours': decode,
+        'embed on CPUs, core hours': forward,
+        'machines to do both in a week': (decode + forward) / CORES / WEEK,
+        'embed on GPUs, GPU hours *': gpu,
+        'machines with GPUs to do both in a day *': max(decode / CORES, gpu / GPUS)
+        / DAY,
+        'index on disk, GB': units['index_bytes'] / 1e9,
+        'write the index, hours': found['write_s'] / HOUR / rows,
+        'prepare fast search, core hours': cpus * found['prepare_s'] / HOUR / rows,
+        f'indexes of {rows:,} clips': 1 / rows,
+        'fast search, memory, GB': found['memory_mb'] / 1e3 / rows,
+        'fast search, core seconds': fast,
+        'fast search on a machine, seconds': fast,
         'exact search, core seconds': cpus * found['exact_s'] / rows,
-        'fast search, core seconds': cpus * found['fast_text_s'] / rows,
     }
-    lines = [
-        [name, *(readable(num * cost) for num in CLIPS.values())]
-        for name, cost in costs.items()
-    ]
+    lines = []
+    for name, cost in costs.items():
+        values = [num * cost for num in CLIPS.values()]
+        if name.endswith('on a machine, seconds'):  # a core searches whole indexes
+            values = [max(found['fast_text_s'], value / CORES) for value in values]
+        shown = map(math.ceil if name.startswith('machines') else readable, values)
+        lines.append([name, *shown])
     return table(['', *CLIPS], lines)
 
 
