@@ -186,6 +186,8 @@ def test_death_at_any_moment(task, at_most, start, tmp_path):
     config, whole = task(tmp_path), tmp_path / 'whole'
     assert start(config, whole) == 0, Path(f'{whole}.out').read_text()
     events = Path(f'{whole}.events').read_text().splitlines()
+    saved = [event for event in events if re.match('rename (epoch|iter)_', event)]
+    assert saved and len(saved) == len({*saved})  # each once
 
     def die_and_resume(moment: int) -> str:
         work_dir, event = tmp_path / str(moment), events[moment]
