@@ -197,6 +197,7 @@ def save(config: str, folder: str) -> dict[str, float]:
     runner.optim_wrapper.step()  # the optimizer's state comes with the first step
     (hook,) = (h for h in runner.hooks if isinstance(h, TrainableCheckpointHook))
     hook.before_train(runner)
+    hook.save_param_scheduler = False  # none is built, and it takes a few bytes
     return dict(_save(runner, hook))
 
 
