@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.registry import DATASETS, DefaultScope
 from tiny_run import tiny_config, write_tiny_retrieval, write_tiny_run
 
@@ -305,3 +306,35 @@ def test_training_captions_are_not_tested_on(tmp_path):
     prefix = {'test_dataloader.dataset.data_prefix.video': 'videos'}
     with pytest.raises(ConfigError, match="'a/red.mp4'.* 5 training videos are"):
         check(config, prefix, ['train', 'val'])
+
+
+# --- Object stores ------------------------------------------------------------------
+
+
+@register_backend('store')
+class Store(LocalBackend):
+    """A bucket whose objects are the files of a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def get(self, filepath):
+        assert filepath.startswith('s3://bucket/')
+        return super().get(filepath.replace('s3://bucket', self.folder))
+
+
+@pytest.mark.parametrize('write', [write_tiny_run, write_tiny_retrieval])
+def test_videos_may_be_in_an_object_store(write, tmp_path):
+    cfg = load_config(str(write(tmp_path)))
+    dataset, videos = cfg.test_dataloader.dataset, []
+    for prefix, options in (
+        ('videos', {}),
+        ('s3://bucket/videos', dict(io_backend='store', folder=str(tmp_path))),
+    ):
+        dataset.data_prefix.video = prefix
+        dataset.pipeline[0].update(options)
+        check_config(cfg, ['test'])
+        with DefaultScope.overwrite_default_scope('mmaction'):
+            inputs = DATASETS.build(dataset)[0]['inputs']
+        videos.append(inputs['imgs'] if isinstance(inputs, dict) else inputs)
+    assert torch.equal(*videos)

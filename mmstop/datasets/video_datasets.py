@@ -1,9 +1,9 @@
 """Datasets that never silently replace, repeat or leave out a video."""
 
 import hashlib
+import os
 import threading
 import warnings
-from pathlib import Path
 from typing import Any
 
 from mmaction.datasets import BaseActionDataset
@@ -168,7 +168,7 @@ class CheckedVideoDataset(CheckedDataset):
         """List the videos in file order."""
         folder = self.data_prefix.get('video', '')
         return [
-            dict(filename=str(Path(folder, name)), name=name, label=label, line=line)
+            dict(filename=os.path.join(folder, name), name=name, label=label, line=line)
             for name, label, line in load_labels(
                 self.ann_file, self.delimiter, self.multi_class, self.test_mode
             )
@@ -201,7 +201,7 @@ class VideoCaptionDataset(CheckedDataset):
         folder = self.data_prefix.get('video', '')
         items = []
         for name, captions in load_captions(self.ann_file).items():
-            video = dict(filename=str(Path(folder, name)), name=name, video_id=name)
+            video = dict(filename=os.path.join(folder, name), name=name, video_id=name)
             texts = [captions] if self.test_mode else captions
             items += [dict(video, text=text) for text in texts]
         return items
