@@ -1,4 +1,4 @@
-"""How the property tests draw their examples, and what is imported first.
+"""How the property tests draw their examples, and what comes before and after a test.
 
 By default the same ones every time. Fresh ones, from a seed that may be given, come by
 
@@ -8,7 +8,11 @@ By default the same ones every time. Fresh ones, from a seed that may be given, 
 and one that fails is added to its test as an ``@example``.
 """
 
+from collections.abc import Iterator
+
 import av  # noqa: F401  (before decord, whose old libvpx and libx264 it would use)
+import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -21,3 +25,12 @@ settings.register_profile(
     'fresh', settings.get_profile('repeatable'), derandomize=False
 )
 settings.load_profile('repeatable')
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on() -> Iterator[None]:
+    """Name the test that would make later ones fail."""
+    yield
+    on = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert on, 'gradients are off after this test'
