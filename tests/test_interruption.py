@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +151,17 @@ def start(tmp_path_factory):
         context.set_forkserver_preload(['mortal'])
         import mortal
 
+        # Starting one process also asks for the exit codes of others, each of which can
+        # be read only once. Threads that ask at the same time would get 255.
+        asking = threading.Lock()
+
         def start(*arguments) -> int:
             process = context.Process(target=mortal.train, args=arguments)
-            process.start()
-            process.join()
+            with asking:
+                process.start()
+            wait([process.sentinel])
+            with asking:
+                process.join()
             return process.exitcode
 
         yield start
