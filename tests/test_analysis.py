@@ -134,6 +134,10 @@ def test_draw_retrieval_ranks_the_test_videos(tmp_path, monkeypatch, capsys):
     assert draw_retrieval.main([str(config), *more, '(?P<number>x+)']) == 2
     error = capsys.readouterr().err
     assert "'(?P<number>x+)'" in error and "'0 times red'" in error
+    for faulty, message in (('(', 'missing )'), ('x+', 'names no part')):
+        with pytest.raises(SystemExit):
+            draw_retrieval.main([str(config), '--parts', faulty])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

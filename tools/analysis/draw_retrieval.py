@@ -44,11 +44,22 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add('--topk', type=int, default=4, help='videos per caption')
     add(
         '--parts',
-        type=re.compile,
+        type=pattern,
         metavar='REGEX',
         help='named groups of a caption; count in which of them the best videos differ',
     )
     return parser.parse_args(argv)
+
+
+def pattern(text: str) -> re.Pattern:
+    """Read a regular expression with named groups."""
+    try:
+        found = re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f'{text!r}: {error}') from None
+    if not found.groupindex:
+        raise argparse.ArgumentTypeError(f'{text!r} names no part; write (?P<NAME>.+)')
+    return found
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -128,10 +139,10 @@ def differences(
 
 def split(caption: str, parts: re.Pattern) -> dict[str, str]:
     match = parts.fullmatch(caption)
-    if not match or not parts.groupindex:
+    if not match:
         raise ConfigError(
-            f'--parts {parts.pattern!r} has no named group, or the caption {caption!r} '
-            f'is not of this form; give a pattern that all captions match'
+            f'--parts {parts.pattern!r}: the caption {caption!r} is not of this form; '
+            f'give a pattern that all captions match'
         )
     return match.groupdict()
 
