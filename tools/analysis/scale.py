@@ -14,7 +14,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 from benchmark import DEFAULT_ARCH, JOINT, Contestant, Setup, count_macs
 from benchmark_index import draw
 from benchmark_index import write as write_index
+from benchmark_use import timed as cpu_timed
 from benchmark_videos import EXACT, VIDEOS, clip, write
 from measuring import positive, timed
 from reports import table
@@ -85,13 +85,7 @@ def measure(num_videos: int, repeats: int) -> dict[str, Any]:
 
 def cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
     """Return the median CPU time of a call, over all threads; the first is left out."""
-
-    def once() -> float:
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-
-    return median([once() for _ in range(1 + repeats)][1:])
+    return median([cpu_timed(work)[0] for _ in range(1 + repeats)][1:])
 
 
 def embed(num_videos: int) -> Iterator[tuple[str, float]]:
