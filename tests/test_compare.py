@@ -136,3 +136,12 @@ def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
     row = '| stop | 6,533,632 | 6,533,632 | 7.53 | – | 1.10 | – | – | 1e-3 | 2 '
     assert f'{row}| 71.0 ± 1.0 (72.0) |' in page
     assert '| clip | 0 | – | – | – | – | – | – | – | 1 | 40.0 |' in page
+    found = compare_report.lines_of(json.loads(path.read_text()))
+    by_size, by_cost = compare_report.plot(found).axes
+    assert [text.get_text() for text in by_size.texts] == ['stop', 'clip']
+    assert [text.get_text() for text in by_cost.texts] == ['stop']
+
+
+def test_front_keeps_what_nothing_surpasses():
+    points = [(2, 9), (1, 5), (3, 9), (1, 4), (2, 8), (4, 10)]
+    assert compare_report.front(points) == [(1, 5), (2, 9), (4, 10)]

@@ -32,6 +32,10 @@ COSTS = {
     'step_ratio': 'step',
     'step_mb': 'step, MB',
 }
+AXES = {  # column -> axis of the plot
+    'trained': 'trained parameters',
+    'forward': "forward pass, relative to open_clip's",
+}
 HEAD = """\
 # Comparison
 
@@ -76,7 +80,10 @@ def write(path: Path) -> None:
         parts.append(f'## {data_set}\n\n{table_of(chosen)}\n')
     if found.get('results'):
         plot(lines).savefig(picture, dpi=100)
-        parts.append(f'## Accuracy and size\n\n![by size]({picture.name})\n')
+        parts.append(
+            f'## Accuracy, size and cost\n\n![by size and by cost]({picture.name})\n\n'
+            f'Dotted lines link the methods that no other surpasses on both axes.\n'
+        )
     parts += protocol_report.sections(found.get('protocols', {}), path)
     page.write_text('\n'.join(parts))
     print(f'wrote {page}')
@@ -160,28 +167,48 @@ def figure(line: dict[str, Any], name: str) -> str:
 
 
 def plot(lines: Sequence[dict[str, Any]]) -> Figure:
-    """Draw a panel per data set: the first metric over the trained parameters."""
+    """Draw the first metric by size and, where measured, by cost, for each data set."""
     chosen = [line for line in lines if line['data set']]
     data_sets = list(dict.fromkeys(line['data set'] for line in chosen))
-    size = 6 * len(data_sets), 4.5
+    axes = [key for key in AXES if any(line[key] is not None for line in chosen)]
+    size = 6 * len(data_sets), 4.5 * len(axes)
     figure = Figure(figsize=size, layout='constrained')
-    panels: Any = figure.subplots(1, len(data_sets), squeeze=False)[0]
-    for panel, data_set in zip(panels, data_sets):
-        for line in chosen:
-            if line['data set'] != data_set:
-                continue
-            name = next(name for name in NAMES.values() if name in line)
-            place = max(line['trained'], 1), line[name]
-            spread = line[f'{name} error']
-            panel.errorbar(*place, spread, marker='o', capsize=3)
-            panel.annotate(
-                line['method'], place, (4, 4), textcoords='offset points', fontsize=7
-            )
-            panel.set_ylabel(f'{name}, %')
-        panel.set_xscale('log')
-        panel.set(title=data_set, xlabel='trained parameters')
-        panel.grid(alpha=0.3)
+    panels: Any = figure.subplots(len(axes), len(data_sets), squeeze=False)
+    for key, row in zip(axes, panels):
+        for data_set, panel in zip(data_sets, row):
+            draw(panel, [line for line in chosen if line['data set'] == data_set], key)
+            panel.set_title(data_set)
     return figure
+
+
+def draw(panel: Any, lines: Sequence[dict[str, Any]], key: str) -> None:
+    """Draw the first metric against a column, and link what nothing surpasses."""
+    metric = next(name for name in NAMES.values() if name in lines[0])
+    points = []
+    for line in lines:
+        if line[key] is None:
+            continue
+        points.append(
+            (max(line[key], 1) if key == 'trained' else line[key], line[metric])
+        )
+        panel.errorbar(*points[-1], line[f'{metric} error'], marker='o', capsize=3)
+        panel.annotate(
+            line['method'], points[-1], (4, 4), textcoords='offset points', fontsize=7
+        )
+    panel.plot(*zip(*front(points)), color='grey', linestyle='dotted', zorder=0)
+    if key == 'trained':
+        panel.set_xscale('log')
+    panel.set(xlabel=AXES[key], ylabel=f'{metric}, %')
+    panel.grid(alpha=0.3)
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the Pareto front of (cost, accuracy): no other is cheaper and better."""
+    best: list[tuple[float, float]] = []
+    for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((cost, accuracy))
+    return best
 
 
 if __name__ == '__main__':
