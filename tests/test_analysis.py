@@ -176,6 +176,12 @@ def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
         100 * found[config.stem]['both, num_spatial=0'][seed]['acc/top1']
         for seed in '01'
     ] == pytest.approx(results, abs=1e-3)
+    text = config.read_text()
+    config.write_text(text.replace('lr=0.001', 'lr=0.002'))
+    assert ablation.main(arguments) == 2
+    assert 'with "lr": 0.001 instead of "lr": 0.002; ' in capsys.readouterr().err
+    config.write_text(text)
+    assert ablation.main(arguments) == 0 and capsys.readouterr().out == first
     config.unlink()  # finished runs need nothing any more
     ablation.main(arguments)
     assert capsys.readouterr().out == first

@@ -26,9 +26,15 @@ from typing import Any, Optional
 
 import benchmark
 from matplotlib.figure import Figure
-from mmengine.config import DictAction
 from reports import table
-from variants import Variant, add_run_arguments, add_to_json, figures, measure_all
+from variants import (
+    Variant,
+    add_run_arguments,
+    add_to_json,
+    figures,
+    measure_all,
+    parse_options,
+)
 
 from mmstop.config import load_config
 from mmstop.errors import ConfigError
@@ -114,9 +120,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def cost(config: str, options: Sequence[str]) -> float:
     """Count the multiply-adds of a variant's video tower, in 10^9 per video."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument('options', nargs='*', action=DictAction)
-    cfg = load_config(config, parser.parse_args(options).options or {})
+    cfg = load_config(config, parse_options(options))
     tower, frames = cfg.model.backbone.to_dict(), cfg.get('num_frames', 12)
     setup = benchmark.Setup(benchmark.arch_of(tower), frames, batch=1)
     return benchmark.count_macs(benchmark.Contestant(tower, setup)) / 1e9

@@ -2,7 +2,7 @@
 
 For every variant and seed, tools/train.py trains a model, and tools/test.py tests its
 checkpoint with the best validation score. Finished runs are reused, unfinished ones
-resumed.
+resumed, as long as the config says the same.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
+from mmstop.config import KeyValues, load_config
 from mmstop.errors import ConfigError
 
 TOOLS = Path(__file__).parents[1]
@@ -105,14 +106,20 @@ def measure(
 
     Args:
         test: a short name for ``args.test_options``, unique among the variant's tests.
+
+    Raises:
+        ConfigError: the runs in the folder are of another config; the test does not
+            report the metric.
+        RuntimeError: training or testing failed.
     """
     folder, options, trained = variant
     work_dir = args.work_dir / Path(args.config).stem / f'{folder}-seed{seed}'
+    work_dir.mkdir(parents=True, exist_ok=True)
+    check_same_config(work_dir, args.config, options)
     named = [test] if test else args.test_options
     suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *named]))
     result = work_dir / f'result{suffix}.json'
     if not result.exists():
-        work_dir.mkdir(parents=True, exist_ok=True)
         changed = ['--cfg-options', *options] if options else []
         checkpoint = 'none'
         if trained:
@@ -134,6 +141,35 @@ def measure(
     where = f'{folder}, seed {seed}{test and ", "}{test}'
     print(f'{where}: {value}', file=sys.stderr, flush=True)
     return metrics
+
+
+def check_same_config(work_dir: Path, config: str, options: Sequence[str]) -> None:
+    """Keep the whole config in the folder, or compare it with the one kept there.
+
+    Raises:
+        ConfigError: it differs.
+    """
+    if not Path(config).exists():  # finished runs can still be reported
+        return
+    cfg = load_config(config, parse_options(options)).to_dict()
+    text = json.dumps(cfg, indent=1, sort_keys=True, default=str)
+    kept = work_dir / 'config.json'
+    if not kept.exists():
+        kept.write_text(text)
+    elif kept.read_text() != text:
+        pairs = zip(kept.read_text().splitlines(), text.splitlines())
+        old, new = next((a.strip(' ,'), b.strip(' ,')) for a, b in pairs if a != b)
+        raise ConfigError(
+            f'{work_dir} has a run of an earlier {config}, with {old} instead of '
+            f'{new}; remove the folder, or name another with --work-dir'
+        )
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Parse KEY=VALUE pairs as --cfg-options does."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('options', nargs='*', action=KeyValues)
+    return parser.parse_args(options).options or {}
 
 
 def figures(metrics: Mapping[str, float]) -> dict[str, float]:
