@@ -1,0 +1,7 @@
+_base_ = '../_base_/tasks/shapes_distractors.py'
+model = dict(
+    backbone=dict(_delete_=True, type='AdapterFFN', clip={{_base_.clip_vit}}),
+    cls_head=dict(
+        text=dict(_delete_=True, type='AdapterFFN', clip={{_base_.clip_text}})
+    ),
+)

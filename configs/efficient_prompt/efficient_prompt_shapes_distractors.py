@@ -1,0 +1,9 @@
+# Efficient Prompt: a transformer on frozen frames, prompts around the words.
+# The sentences leave room for one prompt before the words and one behind.
+_base_ = '../_base_/tasks/shapes_distractors.py'
+model = dict(
+    backbone=dict(_delete_=True, type='EfficientPromptCLIPViT',
+        clip={{_base_.clip_vit}}, num_frames={{_base_.num_frames}}),
+    cls_head=dict(text=dict(_delete_=True, type='EfficientPromptCLIPText',
+        clip={{_base_.clip_text}}, num_prompts=1)),
+)
