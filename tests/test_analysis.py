@@ -241,10 +241,14 @@ def test_report_of_ablations_has_mean_error_and_seeds(tmp_path, capsys):
     ]
     assert '## Moving Shapes, captions, x=1' in page
     assert not path.with_suffix('.png').exists()  # one value makes no line
-    found['stop_moving_shapes']['both, num_spatial=12'] = {'0': acc[0], '1': acc[1]}
+    rows = found['stop_moving_shapes']
+    rows['both, num_spatial=12'] = {'0': acc[0], '1': acc[1]}
+    rows |= {f'both, prompter=figure strength={x}': {'0': acc[0]} for x in (0.6, 1)}
     path.write_text(json.dumps(found))
     ablation_report.main([str(path)])
-    assert '![Accuracy by value](found.png)' in path.with_suffix('.md').read_text()
+    page = path.with_suffix('.md').read_text()
+    assert '![Accuracy by value](found.png)' in page
+    assert page.index('num_spatial=2') < page.index('num_spatial=12')
     assert Image.open(path.with_suffix('.png')).size == (480, 420)
     path.unlink()
     assert ablation_report.main([str(path)]) == 2

@@ -71,14 +71,24 @@ def section(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
     """Make the Markdown table of one config."""
     metric = metric_of(rows)
     head = [f'`{config}`, {MAIN[metric]}', 'mean', 'standard error', 'seeds']
-    order = list(ROWS)
     lines = []
-    for row in sorted(rows, key=lambda r: (order.index(r) if r in ROWS else 99, r)):
+    for row in sorted(rows, key=place):
         values = values_of(rows[row])
         seeds = ', '.join(f'{value:.1f}' for value in values)
         error = f'{standard_error(values):.1f}' if len(values) > 1 else '–'
         lines.append([row, f'{mean(values):.1f}', error, seeds])
     return table(head, lines)
+
+
+def place(row: str) -> tuple[int, str, float]:
+    """Return where a row stands: in ablation.py's order, then by option and value."""
+    if row in ROWS:
+        return list(ROWS).index(row), '', 0
+    key, _, value = row.rpartition('=')
+    try:
+        return len(ROWS), key, float(value)
+    except ValueError:
+        return len(ROWS), row, 0
 
 
 def metric_of(rows: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -98,12 +108,12 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def varied(results: Results) -> sweep.Results:
-    """Return the rows of ``--vary`` as a sweep, without keys that have one value."""
+    """Return the rows that vary one option as a sweep, if it has several values."""
     found: sweep.Results = {}
     for config, rows in sorted(results.items()):
         for row, seeds in rows.items():
             key, _, value = row.removeprefix(VARIED).partition('=')
-            if row.startswith(VARIED) and value:
+            if row.startswith(VARIED) and value and ' ' not in value:
                 values = found.setdefault(f'{config}: {key}', {})
                 values[value] = values_of(seeds)
     return {key: values for key, values in found.items() if len(values) > 1}
