@@ -133,6 +133,7 @@ def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
     )
     compare_report.main([str(path)])
     page = path.with_suffix('.md').read_text()
+    assert '\n| stop | 6,533,632 | 7.53 | – | 1.10 | – | – |\n' in page
     row = '| stop | 6,533,632 | 6,533,632 | 7.53 | – | 1.10 | – | – | 1e-3 | 2 '
     assert f'{row}| 71.0 ± 1.0 (72.0) |' in page
     assert '| clip | 0 | – | – | – | – | – | – | – | 1 | 40.0 |' in page

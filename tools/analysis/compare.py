@@ -17,7 +17,7 @@ its config's. tools/analysis/variants.py does the runs, so finished ones are reu
 ``--protocol`` trains and tests recognition as other papers do (docs/protocols.md), by
 the definitions of tools/analysis/protocols.py, with the rates of the configs.
 
-``costs`` measures the video towers of the MSR-VTT configs as benchmark.py does.
+``costs`` measures the video towers of all MSR-VTT configs as benchmark.py does.
 
 Everything is added to a JSON file as soon as it is known. Beside the file stand the
 page, the CSV and the plot that tools/analysis/compare_report.py makes of it.
@@ -36,7 +36,13 @@ from typing import Optional
 import benchmark
 import compare_report
 from compare_report import ROOT, TARGETS
-from compare_rows import Row, data_sets_of, find_config, rows_of
+from compare_rows import (
+    Row,
+    data_sets_of,
+    find_config,
+    methods_with_config,
+    rows_of,
+)
 from get_params import build, count
 from measuring import positive
 from protocols import PROTOCOLS, SPLITS, Plan, Setting, plans
@@ -240,7 +246,7 @@ def measure_costs(args: argparse.Namespace) -> None:
     """Measure each video tower in turns with open_clip's."""
     known = json.loads(args.json.read_text()) if args.json.exists() else {}
     data_set = (args.data or ['msrvtt'])[0]
-    for method in args.methods or TARGETS['trained_m']:
+    for method in args.methods or methods_with_config(args.configs, data_set):
         if method in known.get(COSTS, {}):
             continue
         config = str(find_config(args.configs, method, data_set))

@@ -75,6 +75,8 @@ def write(path: Path) -> None:
             writer.writeheader()
             writer.writerows(lines)
         parts.append(COLUMNS)
+    if found.get('costs'):
+        parts.append(f'## Costs\n\n{table_of_costs(lines)}\n')
     for data_set in found.get('results', {}):
         chosen = [line for line in lines if line['data set'] == data_set]
         parts.append(f'## {data_set}\n\n{table_of(chosen)}\n')
@@ -149,6 +151,14 @@ def table_of(lines: Sequence[dict[str, Any]]) -> str:
         for line in sorted(lines, key=lambda line: -line.get(metrics[0], 0))
     ]
     return table([*head, *metrics], rows)
+
+
+def table_of_costs(lines: Sequence[dict[str, Any]]) -> str:
+    """Make the Markdown table of all methods with costs, the cheapest first."""
+    known = {line['method']: line for line in lines if line['B/32'] is not None}
+    head = ['method', 'B/32', 'paper', *COSTS.values()]
+    ordered = sorted(known.values(), key=lambda line: line['forward'])
+    return table(head, [[cell(line[key]) for key in head] for line in ordered])
 
 
 def cell(value: Any) -> Any:

@@ -31,15 +31,18 @@ def find_config(folder: Path, method: str, data_set: str) -> Path:
     """
     found = sorted(folder.rglob(f'{method}_{data_set}.py'))
     if not found:
-        known = sorted(
-            path.stem.removesuffix(f'_{data_set}')
-            for path in folder.rglob(f'*_{data_set}.py')
-        )
+        known = methods_with_config(folder, data_set)
         raise ConfigError(
             f'{folder} has no {method}_{data_set}.py; for {data_set} it has '
             f'{", ".join(known) or "nothing"}'
         )
     return found[0]
+
+
+def methods_with_config(folder: Path, data_set: str) -> list[str]:
+    """Name the methods that have a config for a data set in the folder or below."""
+    paths = folder.rglob(f'*_{data_set}.py')
+    return sorted(path.stem.removesuffix(f'_{data_set}') for path in paths)
 
 
 def rows_of(args: argparse.Namespace, data_set: str) -> list[Row]:
