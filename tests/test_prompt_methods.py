@@ -18,7 +18,7 @@ FAMILIES = 'dgl', 'efficient_prompt', 'mpt', 'upt', 'vop'
 PATHS = sorted(path for name in FAMILIES for path in (CONFIGS / name).glob('*.py'))
 DATA = (
     'hmdb51 ucf101 ssv2 msrvtt vatex didemo activitynet moving_shapes '
-    'moving_shapes_retrieval'
+    'moving_shapes_retrieval shapes_distractors shapes_tempo'
 ).split()
 TOKENS = torch.tensor([[98, 5, 6, 7, 99, 0, 0], [98, 8, 99, 0, 0, 0, 0]])
 VIT_B = dict(type='CLIPViT', arch='ViT-B-32-quickgelu', weights=None)
