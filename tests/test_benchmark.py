@@ -331,3 +331,10 @@ def test_errors_are_one_line(tmp_path, capsys):
 def assert_error(status, capsys, message):
     (line,) = capsys.readouterr().err.splitlines()
     assert status == 2 and line.startswith('error: ') and message in line
+
+
+def test_counter_takes_towers_that_enter_blocks_with_views_of_parameters():
+    made = dict(type='DGLCLIPViT', prompter='transformer', num_frames=2)
+    contestant = benchmark.Contestant(made, benchmark.Setup(TINY, 2, 1))
+    assert benchmark.count_macs(contestant) > 0
+    assert all(p.requires_grad for p in contestant.trained)

@@ -304,10 +304,16 @@ def count_macs(contestant: Contestant) -> float:
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    for parameter in contestant.trained:
+        parameter.requires_grad_(
+            False
+        )  # the counter fails at views of what requires one
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as mode:
             contestant.forward()
     finally:
+        for parameter in contestant.trained:
+            parameter.requires_grad_(True)
         torch.backends.mha.set_fastpath_enabled(fast)
     return mode.get_total_flops() / 2
 
