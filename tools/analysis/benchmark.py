@@ -233,13 +233,13 @@ class Contestant:
         self.video = video.to(setup.device).requires_grad_(not self.trained)
         # A learning rate of zero costs the same, and keeps the work equal in all
         # rounds. With other parameters, STOP would choose another number of prompts.
-        self.optimizer = torch.optim.AdamW(self.trained or [self.video], lr=0.0)
+        self.leaves = self.trained or [self.video]
+        self.optimizer = torch.optim.AdamW(self.leaves, lr=0.0)
 
     @torch.no_grad()
     def forward(self) -> Tensor:
         """Embed the videos, as in a test."""
-        # PyTorch's counter of operations fails at views of what requires a gradient.
-        return self._embed(self.model.eval(), self.video.detach())
+        return self._embed(self.model.eval(), self.video)
 
     def step(self) -> None:
         """Take a training step."""
@@ -304,16 +304,15 @@ def count_macs(contestant: Contestant) -> float:
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    for parameter in contestant.trained:
-        parameter.requires_grad_(
-            False
-        )  # the counter fails at views of what requires one
+    # The counter fails at views of what requires a gradient.
+    for leaf in contestant.leaves:
+        leaf.requires_grad_(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as mode:
             contestant.forward()
     finally:
-        for parameter in contestant.trained:
-            parameter.requires_grad_(True)
+        for leaf in contestant.leaves:
+            leaf.requires_grad_(True)
         torch.backends.mha.set_fastpath_enabled(fast)
     return mode.get_total_flops() / 2
 

@@ -36,13 +36,7 @@ from typing import Optional
 import benchmark
 import compare_report
 from compare_report import ROOT, TARGETS
-from compare_rows import (
-    Row,
-    data_sets_of,
-    find_config,
-    methods_with_config,
-    rows_of,
-)
+from compare_rows import Row, data_sets_of, find_config, methods_with_config, rows_of
 from get_params import build, count
 from measuring import positive
 from protocols import PROTOCOLS, SPLITS, Plan, Setting, plans
