@@ -19,7 +19,6 @@ from mmengine.runner import find_latest_checkpoint
 
 from mmstop.architectures import image_size, resolve_arch
 from mmstop.compat import read_structure
-from mmstop.config import output_size
 from mmstop.config_lists import check_lists, is_local
 from mmstop.config_parts import (
     DICTS,
@@ -32,6 +31,7 @@ from mmstop.config_parts import (
     towers,
     walk,
 )
+from mmstop.config_settings import output_size
 from mmstop.errors import CheckpointError, ConfigError
 from mmstop.towers import CLIPText
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import ablation
 import ablation_report
-import benchmark
+import contestants
 import draw_retrieval
 import draw_trace
 import matplotlib.pyplot as plt
@@ -207,8 +207,8 @@ def test_ablation_draws_what_it_measured_against_the_cost(
         f'{merged} merge_frames=1',
     ]
     assert ablation.main([str(config), *arguments, '--cost', str(picture)]) == 0
-    made = benchmark.METHODS['stop-joint-input'], benchmark.Setup(TINY, 12, 1)
-    expected = benchmark.count_macs(benchmark.Contestant(*made)) / 1e9
+    made = contestants.METHODS['stop-joint-input'], contestants.Setup(TINY, 12, 1)
+    expected = contestants.count_macs(contestants.Contestant(*made)) / 1e9
     assert drawn['both, depth=1'] == expected > drawn[f'both, {merged}']
     assert drawn[f'both, {merged}'] == drawn[f'both, {merged} merge_frames=1'] > 0
     assert np.asarray(Image.open(picture)).std() > 0

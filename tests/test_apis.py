@@ -24,7 +24,7 @@ from tiny_run import (
 )
 
 from mmstop.apis import VideoCLIP, list_videos
-from mmstop.apis.video_reading import absolute
+from mmstop.apis.sources import absolute
 from mmstop.errors import ConfigError
 from mmstop.models import CLIPTextHead
 

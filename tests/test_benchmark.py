@@ -15,6 +15,7 @@ import benchmark_gpu
 import benchmark_retrieval as retrieval
 import benchmark_use as use
 import benchmark_videos as videos
+import contestants
 import measuring
 import numpy as np
 import pytest
@@ -30,11 +31,11 @@ from mmstop.registry import MODELS
 D, WIDE, DEPTH, N, E, PIXELS = 64, 256, 3, 16, 32, 3 * 8 * 8
 HEADS = 2
 B, T = 2, 5
-SETUP = benchmark.Setup(TINY, T, B)
+SETUP = contestants.Setup(TINY, T, B)
 
 
 def contestant(tower):
-    return benchmark.Contestant(benchmark.METHODS.get(str(tower), tower), SETUP)
+    return contestants.Contestant(contestants.METHODS.get(str(tower), tower), SETUP)
 
 
 # --- Counts -------------------------------------------------------------------------
@@ -58,7 +59,7 @@ def test_macs_equal_those_by_hand():
     def macs(tower):
         made = contestant(tower)
         before = made.forward()
-        counted = benchmark.count_macs(made)
+        counted = contestants.count_macs(made)
         assert torch.equal(made.forward(), before)
         return counted / (B * T)
 
@@ -80,8 +81,8 @@ def test_prompts_are_counted_over_videos_and_blocks():
         trace.num_prompts.sum(1).tolist() for trace in made.model.traces(made.video)
     ]
     assert counts[0][0] == 0 < counts[0][1]
-    assert benchmark.count_prompts(made) == pytest.approx(np.mean(counts))
-    assert benchmark.count_prompts(contestant('clip')) == 0
+    assert contestants.count_prompts(made) == pytest.approx(np.mean(counts))
+    assert contestants.count_prompts(contestant('clip')) == 0
 
 
 # --- Works and their costs ----------------------------------------------------------
@@ -93,7 +94,7 @@ def test_reference_gives_what_our_tower_gives():
     torch.testing.assert_close(ours.forward(), theirs.forward())
 
 
-@pytest.mark.parametrize('name', benchmark.METHODS)
+@pytest.mark.parametrize('name', contestants.METHODS)
 def test_step_reaches_what_it_should_and_changes_nothing(name):
     made = contestant(name)
     before = {key: value.clone() for key, value in made.model.state_dict().items()}
@@ -112,11 +113,11 @@ def test_arch_is_filled_in_through_all_layers():
     around = dict(
         type='mmstop.DeepPromptCLIPViT', clip=dict(type='STOPCLIPViT', clip=VIT)
     )
-    filled = benchmark.with_arch(around, 'other')
+    filled = contestants.with_arch(around, 'other')
     assert filled['clip']['clip'] == dict(VIT, arch='other', weights=None)
     assert around['clip']['clip'] == VIT
     # The default of a method would be downloaded.
-    filled = benchmark.with_arch(dict(type='STOPCLIPViT'), TINY)
+    filled = contestants.with_arch(dict(type='STOPCLIPViT'), TINY)
     assert MODELS.build(filled).clip.source == 'random'
 
 
@@ -142,7 +143,7 @@ def test_peak_is_the_moment_with_the_most_memory():
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 @pytest.mark.slow
 def test_memory_is_measured_in_another_process():
-    found = measuring.alone(benchmark.peaks, benchmark.METHODS['stop-joint'], SETUP)
+    found = measuring.alone(contestants.peaks, contestants.METHODS['stop-joint'], SETUP)
     state = 4 * 3 * 632_000 / 1e6  # gradients and both moments of the parameters
     assert state < found['step_mb'] < 10 * state
 
@@ -335,6 +336,6 @@ def assert_error(status, capsys, message):
 
 def test_counter_takes_towers_that_enter_blocks_with_views_of_parameters():
     made = dict(type='DGLCLIPViT', prompter='transformer', num_frames=2)
-    contestant = benchmark.Contestant(made, benchmark.Setup(TINY, 2, 1))
-    assert benchmark.count_macs(contestant) > 0
+    contestant = contestants.Contestant(made, contestants.Setup(TINY, 2, 1))
+    assert contestants.count_macs(contestant) > 0
     assert all(p.requires_grad for p in contestant.trained)

@@ -4,9 +4,9 @@ import csv
 import json
 import time
 
-import benchmark
 import compare
 import compare_report
+import contestants
 import model_zoo
 import pytest
 import variants
@@ -96,7 +96,7 @@ def test_comparison_tunes_runs_measures_and_reports(
     assert row['tuning'][row['rate']] == max(row['tuning'].values())
     assert 'retrieval/v2t/MnR' in row['seeds']['3']
 
-    monkeypatch.setattr(benchmark, 'alone', lambda work, *args: work(*args))
+    monkeypatch.setattr(contestants, 'alone', lambda work, *args: work(*args))
     costs = ['costs', '--methods', 'tempme', *common, '--repeats', '1', '--batch', '1']
     assert compare.main(costs) == 0
     cost = json.loads(results.read_text())['costs']['tempme']

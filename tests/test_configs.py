@@ -2,7 +2,7 @@
 
 import re
 
-import moving_shapes
+import drawing
 import pytest
 import torch
 import yaml
@@ -372,7 +372,7 @@ def take_lists(config):
 
 
 def test_moving_shapes_classes_are_the_generator_s():
-    assert load_classes('moving_shapes') == list(moving_shapes.CLASSES)
+    assert load_classes('moving_shapes') == list(drawing.CLASSES)
 
 
 def test_words_are_mirrored_as_labels_are():

@@ -11,10 +11,9 @@ from tiny import TINY
 from tiny_run import ROOT
 
 from mmstop.apis import VideoCLIP
-from mmstop.apis.video_reading import DECODERS
 from mmstop.datasets import CheckedDecordInit, VideoError
 from mmstop.datasets.containers import check_file
-from mmstop.datasets.loading import check_video
+from mmstop.datasets.loading import DECODERS, check_video
 
 FORMATS = {  # suffix: codec
     '3gp': 'mpeg4',

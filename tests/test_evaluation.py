@@ -84,7 +84,7 @@ def check(found, samples, **options):
 )
 @pytest.mark.parametrize('chunk', [2**24, 7], ids=['whole', 'chunked'])
 def test_equals_a_double_loop(captions, chunk, monkeypatch):
-    monkeypatch.setattr('mmstop.evaluation.retrieval.CHUNK', chunk)
+    monkeypatch.setattr('mmstop.evaluation.ranking.CHUNK', chunk)
     samples = draw(captions)
     check(measure(samples), samples)
 
@@ -169,7 +169,7 @@ def test_the_two_definitions_of_video_to_text_differ_as_published():
 
 @pytest.mark.parametrize('captions', [[1] * 30, [4, 1, 2] * 8], ids=str)
 def test_dual_softmax(captions, monkeypatch):
-    monkeypatch.setattr('mmstop.evaluation.retrieval.CHUNK', 50)
+    monkeypatch.setattr('mmstop.evaluation.ranking.CHUNK', 50)
     samples = draw(captions)
     videos, texts, owner = stacked(samples)
     scores = texts @ videos.T
@@ -184,7 +184,7 @@ def test_dual_softmax(captions, monkeypatch):
 
 @pytest.mark.parametrize('captions', [[1] * 30, [4, 1, 2] * 8], ids=str)
 def test_query_bank(captions, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmstop.evaluation.retrieval.CHUNK', 50)
+    monkeypatch.setattr('mmstop.evaluation.ranking.CHUNK', 50)
     others, samples = draw([2, 1, 3], seed=1), draw(captions)
     path = str(tmp_path / 'folder' / 'bank.npz')
     measure(others, features_out=path)

@@ -48,7 +48,7 @@ captions = lists(integers(1, 4), min_size=1, max_size=12)
 
 def in_chunks(size):
     """Let the metric compute so many scores at a time."""
-    return mock.patch('mmstop.evaluation.retrieval.CHUNK', size)
+    return mock.patch('mmstop.evaluation.ranking.CHUNK', size)
 
 
 @composite

@@ -3,26 +3,28 @@
 from collections import Counter, defaultdict
 from itertools import product
 
+import drawing
 import harder_shapes as harder
 import moving_shapes as one
 import numpy as np
 import pytest
+from drawing import CLASSES, MOTIONS
 
 DISTRACTORS, TEMPO = harder.TASKS['distractors'], harder.TASKS['tempo']
-RGB = np.array(list(one.COLOURS.values()))
+RGB = np.array(list(drawing.COLOURS.values()))
 
 
 @pytest.fixture
 def scenes(monkeypatch):
     """What is painted, one (scene, places) after the other."""
     painted = []
-    paint = one.paint
+    paint = drawing.paint
 
     def keep(background, scene, places):
         painted.append((scene, places))
         return paint(background, scene, places)
 
-    monkeypatch.setattr(one, 'paint', keep)
+    monkeypatch.setattr(drawing, 'paint', keep)
     return painted
 
 
@@ -57,7 +59,7 @@ def test_distractors_drift_and_move_as_they_say():
         angle = np.exp(2j * np.pi * np.arange(56) / 56)
         x, y = (red * angle).sum((1, 2)), (red * angle[:, None]).sum((1, 2))
         moved = [np.angle(z[6:] / z[:-6]).mean() for z in (x, y)]
-        assert np.dot(moved, one.MOTIONS[one.CLASSES[index]]) > 0.9 * np.hypot(*moved)
+        assert np.dot(moved, MOTIONS[CLASSES[index]]) > 0.9 * np.hypot(*moved)
         corner = frames[:, :8, :8].astype(float)
         assert not np.allclose(corner[0], corner[-1], atol=30)
 
@@ -77,7 +79,7 @@ def test_tempi_differ_in_the_order_of_their_places_alone(scenes):
         for index in range(6):
             film(TEMPO, index, label)
             (scene, places), scenes[:] = scenes[0], []
-            direction = np.array(one.MOTIONS[one.CLASSES[scene.motion]])
+            direction = np.array(MOTIONS[CLASSES[scene.motion]])
             way = scene.travel * harder.course(label)
             expected = (scene.start + way[:, None] * direction) % 56
             np.testing.assert_allclose(places, expected)

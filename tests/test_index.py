@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import benchmark_index
+import drawing
 import moving_shapes as shapes
 import numpy as np
 import pytest
@@ -37,12 +38,12 @@ def clip():
 def videos(tmp_path_factory):
     """A folder with ``red_circle.mp4`` and 47 others."""
     folder = tmp_path_factory.mktemp('videos')
-    for s, shape in enumerate(shapes.SHAPES):
-        for c, colour in enumerate(shapes.COLOURS):
+    for s, shape in enumerate(drawing.SHAPES):
+        for c, colour in enumerate(drawing.COLOURS):
             index = 8 * s + c
             scene, rng = shapes.scene_of(0, 'index', index, (s, c), index % 9)
             path = folder / f'{colour}_{shape}.mp4'
-            shapes.encode(path, shapes.render_clip(scene, rng))
+            shapes.encode(path, drawing.render_clip(scene, rng))
     return folder
 
 

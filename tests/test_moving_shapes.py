@@ -10,11 +10,13 @@ from pathlib import Path
 from types import ModuleType
 
 import decord
+import drawing
 import numpy as np
 import open_clip
 import pytest
 import safetensors
 import torch
+from drawing import CLASSES, MOTIONS
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / 'mmstop' / 'assets' / 'ViT-moving-shapes.safetensors'
@@ -59,7 +61,7 @@ def labels_of(out: Path, split: str) -> dict[str, int]:
 
 def test_annotations_take_the_forms_of_mmaction2(data):
     classes = (data / 'classes.txt').read_text().splitlines()
-    assert classes == list(ms.CLASSES) and len(classes) == 9
+    assert classes == list(CLASSES) and len(classes) == 9
     labels = labels_of(data, 'val')
     captions = json.loads((data / 'val.json').read_text())
     assert list(captions) == list(labels)
@@ -70,7 +72,7 @@ def test_annotations_take_the_forms_of_mmaction2(data):
         article, colour, shape, motion = text.split(' ', 3)
         assert article == ('an' if colour == 'orange' else 'a')
         assert motion == classes[label]
-        assert colour in ms.COLOURS and shape in ms.SHAPES
+        assert colour in drawing.COLOURS and shape in drawing.SHAPES
     assert not list(data.rglob('*partial*'))
 
 
@@ -108,8 +110,8 @@ def test_splits_share_no_video():
 @pytest.mark.parametrize('motion', range(9))
 def test_place_in_any_frame_is_uniform_whatever_the_class(motion):
     scenes = [ms.scene_of(0, 'x', i, (0, 0), motion)[0] for i in range(540)]
-    places = np.array([ms.centres(scene)[[0, 11, 23]] for scene in scenes])
-    column, row = (places * 3 / ms.SIZE).astype(int).transpose(2, 1, 0)
+    places = np.array([drawing.centres(scene)[[0, 11, 23]] for scene in scenes])
+    column, row = (places * 3 / drawing.SIZE).astype(int).transpose(2, 1, 0)
     for cell in 3 * row + column:
         chi2 = ((np.bincount(cell, minlength=9) - 60) ** 2 / 60).sum()
         assert chi2 < 32  # 8 degrees of freedom: one in 10,000 by chance
@@ -119,30 +121,32 @@ def test_speed_is_independent_of_the_direction():
     for motion in range(8):
         scenes = [ms.scene_of(0, 'x', i, (0, 0), motion)[0] for i in range(50)]
         for scene in scenes:
-            step = np.diff(ms.centres(scene), axis=0)
-            step = (step + ms.SIZE / 2) % ms.SIZE - ms.SIZE / 2
+            step = np.diff(drawing.centres(scene), axis=0)
+            step = (step + drawing.SIZE / 2) % drawing.SIZE - drawing.SIZE / 2
             np.testing.assert_allclose(np.hypot(*step.T), scene.travel / 23)
             assert 20 <= scene.travel <= 45
             np.testing.assert_allclose(
-                step[0] / np.hypot(*step[0]), ms.MOTIONS[ms.CLASSES[motion]], atol=1e-9
+                step[0] / np.hypot(*step[0]),
+                MOTIONS[CLASSES[motion]],
+                atol=1e-9,
             )
 
 
 def test_reversed_clip_is_a_clip_of_the_opposite_direction():
     """So the frames, as a set, carry no class."""
-    right, left = (ms.CLASSES.index(f'moving to the {d}') for d in ('right', 'left'))
+    right, left = (CLASSES.index(f'moving to the {d}') for d in ('right', 'left'))
     scene, rng = ms.scene_of(0, 'x', 0, (1, 3), left)
-    backwards = replace(scene, motion=right, start=tuple(ms.centres(scene)[-1]))
-    clip = ms.render_clip(scene, rng).astype(float)
-    other = ms.render_clip(backwards, rng).astype(float)
+    backwards = replace(scene, motion=right, start=tuple(drawing.centres(scene)[-1]))
+    clip = drawing.render_clip(scene, rng).astype(float)
+    other = drawing.render_clip(backwards, rng).astype(float)
     assert abs(clip[::-1] - other).mean() < 8  # two draws of noise of deviation 6
     assert abs(clip - other).mean() > 15
 
 
 def test_still_class_does_not_move_but_no_two_frames_are_equal():
-    scene, rng = ms.scene_of(0, 'x', 0, (0, 0), ms.CLASSES.index('standing still'))
-    assert np.ptp(ms.centres(scene), axis=0).max() == 0
-    clip = ms.render_clip(scene, rng)
+    scene, rng = ms.scene_of(0, 'x', 0, (0, 0), CLASSES.index('standing still'))
+    assert np.ptp(drawing.centres(scene), axis=0).max() == 0
+    clip = drawing.render_clip(scene, rng)
     assert clip.shape == (24, 56, 56, 3) and clip.dtype == np.uint8
     assert all((a != b).mean() > 0.8 for a, b in zip(clip, clip[1:], strict=False))
 
@@ -150,18 +154,18 @@ def test_still_class_does_not_move_but_no_two_frames_are_equal():
 def test_shape_leaves_at_one_edge_and_enters_at_the_opposite():
     scene, rng = ms.scene_of(0, 'x', 0, (1, 7), 8)  # a white square
     scene = replace(scene, start=(0.0, 28.0))
-    frame = ms.render_frame(scene, rng)
+    frame = drawing.render_frame(scene, rng)
     assert frame[28, [0, 55]].min() > 200 and frame[28, 28].max() < 180
 
 
 @pytest.mark.parametrize('colour', range(8))
 def test_decoded_video_has_the_size_length_and_colours_written(tmp_path, colour):
     scene, rng = ms.scene_of(0, 'x', colour, (1, colour), 0)
-    ms.encode(tmp_path / 'a.mp4', ms.render_clip(scene, rng))
+    ms.encode(tmp_path / 'a.mp4', drawing.render_clip(scene, rng))
     reader = decord.VideoReader(str(tmp_path / 'a.mp4'))
     frames = reader.get_batch(range(len(reader))).asnumpy()
     assert frames.shape == (24, 56, 56, 3) and reader.get_avg_fps() == 12
-    for frame, (x, y) in zip(frames, ms.centres(scene), strict=True):
+    for frame, (x, y) in zip(frames, drawing.centres(scene), strict=True):
         rows, columns = (np.arange(int(c) - 2, int(c) + 3) % 56 for c in (y, x))
         mean = frame[np.ix_(rows, columns)].mean((0, 1))
         np.testing.assert_allclose(mean, scene.rgb, atol=20)
@@ -169,7 +173,8 @@ def test_decoded_video_has_the_size_length_and_colours_written(tmp_path, colour)
 
 def test_same_seed_draws_the_same_frames():
     draws = [
-        ms.render_clip(*ms.scene_of(seed, 'train', 5, (2, 4), 1)) for seed in (0, 0, 1)
+        drawing.render_clip(*ms.scene_of(seed, 'train', 5, (2, 4), 1))
+        for seed in (0, 0, 1)
     ]
     assert (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
 

@@ -8,6 +8,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import drawing
 import pytest
 from pages import ROOT, code_of, commands_of
 from test_converters import load_script
@@ -291,12 +292,12 @@ def write_clips(folder: Path) -> None:
     """
     rows = ['video,caption']
     for motion in ('moving up', 'moving down', 'standing still'):
-        label = moving_shapes.CLASSES.index(motion)
+        label = drawing.CLASSES.index(motion)
         for i in range(5):
             scene, rng = moving_shapes.scene_of(0, 'own', 9 * i + label, (0, i), label)
             path = folder / 'data/mine' / motion / f'{i}.mp4'
             path.parent.mkdir(parents=True, exist_ok=True)
-            moving_shapes.encode(path, moving_shapes.render_clip(scene, rng))
+            moving_shapes.encode(path, drawing.render_clip(scene, rng))
             caption = moving_shapes.caption((0, i), label)
             rows += [f'{motion}/{i},{caption}', f'{motion}/{i},{caption} here']
     (folder / 'new').mkdir()

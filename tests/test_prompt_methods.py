@@ -233,7 +233,8 @@ def test_texts_leave_efficient_prompt_room(data):
         tower.tokenize(write_sentences(template, load_classes(head.classes)))
     elif data == 'moving_shapes_retrieval':
         sys.path.insert(0, str(CONFIGS.parent / 'tools' / 'data'))
-        from moving_shapes import CLASSES, COLOURS, SHAPES, caption
+        from drawing import CLASSES, COLOURS, SHAPES
+        from moving_shapes import caption
 
         pairs = [(s, c) for s in range(len(SHAPES)) for c in range(len(COLOURS))]
         tower.tokenize([caption(p, k) for p in pairs for k in range(len(CLASSES))])

@@ -18,6 +18,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import av
+import drawing
 import moving_shapes as shapes
 import numpy as np
 import pytest
@@ -53,9 +54,9 @@ def folder(tmp_path_factory):
     (folder / 'videos').mkdir()
     for kind in KINDS:
         colour, shape = kind.split()
-        pair = shapes.SHAPES.index(shape), list(shapes.COLOURS).index(colour)
+        pair = drawing.SHAPES.index(shape), list(drawing.COLOURS).index(colour)
         scene, rng = shapes.scene_of(0, 'index', 8 * pair[0] + pair[1], pair, 1)
-        frames = shapes.render_clip(scene, rng)
+        frames = drawing.render_clip(scene, rng)
         shapes.encode(folder / 'videos' / f'{colour}_{shape}.mp4', frames)
     torch.manual_seed(0)
     cfg = clip_config('ViT-moving-shapes', 'mmstop', 6)

@@ -9,8 +9,9 @@ from mmengine.config import Config
 from tiny import TEXT, VIT
 from tiny_run import ROOT, tiny_config
 
-from mmstop.config import load_config, output_size
+from mmstop.config import load_config
 from mmstop.config_check import check_config
+from mmstop.config_settings import output_size
 from mmstop.engine import ModelInfoHook
 from mmstop.errors import ConfigError
 from mmstop.registry import MODELS, TRANSFORMS

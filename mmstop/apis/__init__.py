@@ -4,8 +4,8 @@ from .export import describe_towers, export_towers
 from .index import Hit, ModelID, VideoIndex
 from .index_update import Update, update_index
 from .publishing import publish
+from .sources import list_videos
 from .video_clip import Prediction, VideoCLIP
-from .video_reading import list_videos
 
 __all__ = [
     'Hit',

@@ -9,8 +9,8 @@ import numpy as np
 from mmengine.dist import all_gather_object, broadcast_object_list, get_dist_info
 
 from .index import EXACT, Source, VideoIndex
+from .sources import absolute, list_videos, videos_below
 from .video_clip import VideoCLIP
-from .video_reading import absolute, list_videos, videos_below
 
 __all__ = ['Update', 'update_index']
 

@@ -23,8 +23,8 @@ from mmengine.config import Config
 from open_clip.pretrained import get_pretrained_cfg
 from torch import nn
 
-from mmstop.config import change_setting
 from mmstop.config_check import check_config
+from mmstop.config_settings import change_setting
 from mmstop.engine.fitting import find_misfits, refuse_bad_numbers
 from mmstop.engine.identity import left_out
 from mmstop.errors import AnnotationError, ConfigError, MissingFileError, short

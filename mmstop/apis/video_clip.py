@@ -2,25 +2,22 @@
 
 import functools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from torch import Tensor, nn
+from torch import nn
 
-from mmstop.classes import TEMPLATE, list_templates, load_classes, write_sentences
+from mmstop.classes import write_sentences
 from mmstop.config import load_config
 from mmstop.config_check import check_config
-from mmstop.datasets import CaptionTokenize
 from mmstop.models import average_templates
-from mmstop.towers import shared_prompts
 
+from .batches import Batch, embed_batch, embed_texts
 from .index import Hit, ModelID, VideoIndex
+from .labels import Prediction, best_labels, find_labels, probabilities
 from .model_loading import (
     build_model,
     clip_config,
@@ -33,41 +30,10 @@ from .model_loading import (
     text_tower,
 )
 from .published import read_published
-from .video_reading import (
-    OnError,
-    Video,
-    VideoReader,
-    Videos,
-    decoder_of,
-    list_inputs,
-    read_batches,
-    report,
-    warn,
-)
+from .sources import Video, Videos, list_inputs
+from .video_reading import OnError, VideoReader, decoder_of, read_batches, report, warn
 
 __all__ = ['Batch', 'Prediction', 'VideoCLIP']
-
-TEXTS = 256  # texts at a time
-
-
-class Prediction(NamedTuple):
-    """A label and its probability among all labels, in [0, 1]."""
-
-    label: str
-    score: float
-
-
-class Batch(NamedTuple):
-    """The results for some videos, by their indices in the input list."""
-
-    indices: list[int]  # of the b videos that could be read
-    clips: Tensor  # (b, V, E), float32, on the CPU: the embedding of each clip or crop
-    errors: dict[int, str]  # why the other videos could not be read
-
-    @property
-    def embeddings(self) -> np.ndarray:
-        """Mean over clips, of unit norm: (b, E), float32."""
-        return F.normalize(self.clips.mean(1), dim=-1).numpy()
 
 
 class VideoCLIP:
@@ -246,13 +212,7 @@ class VideoCLIP:
                 truncate texts.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = [np.empty((0, self.text.out_dim), np.float32)]
-        for start in range(0, len(texts), TEXTS):
-            tokens = self._tokenize(texts[start : start + TEXTS]).to(self.device)
-            with torch.no_grad():
-                text = self.text(tokens, *shared_prompts(self.model.backbone))
-                rows.append(F.normalize(text, dim=-1).cpu().numpy())
-        return np.concatenate(rows)
+        return embed_texts(self.model, self.text, texts, self.pipelines[0])
 
     def classify(
         self,
@@ -287,17 +247,15 @@ class VideoCLIP:
         if topk < 1:
             raise ValueError(f'topk={topk}, expected at least 1')
         listed = list_inputs(videos)
-        names, templates = self._prompts(labels, template)
+        head = getattr(self.model, 'cls_head', None)
+        names, templates = find_labels(labels, template, head, self.name)
         sentences = self.encode_text(write_sentences(templates, names))
         text = average_templates(torch.from_numpy(sentences), len(templates))
         found: list[list[Prediction]] = [[] for _ in listed]
         for batch in self.stream(listed, batch_size, num_workers, progress):
-            for i, scores in zip(batch.indices, self._score(batch.clips, text)):
-                best = scores.topk(min(topk, len(names)))
-                found[i] = [
-                    Prediction(names[k], score)
-                    for k, score in zip(best.indices.tolist(), best.values.tolist())
-                ]
+            scores = probabilities(batch.clips, text, self.text.logit_scale)
+            for i, best in zip(batch.indices, best_labels(scores, names, topk)):
+                found[i] = best
             report(listed, batch.errors, on_error)
         return found
 
@@ -337,59 +295,5 @@ class VideoCLIP:
     ) -> Iterator[Batch]:
         """Embed files and arrays in batches, without expanding sources or warning."""
         reader = VideoReader(*self.pipelines, videos)
-        batches = read_batches(reader, batch_size, num_workers, progress)
-        yield from map(self._batch, batches)
-
-    def _prompts(
-        self,
-        labels: Union[Sequence[str], str, None],
-        template: Union[str, Sequence[str], None],
-    ) -> tuple[list[str], list[str]]:
-        """Return the labels and the templates."""
-        head: Any = getattr(self.model, 'cls_head', None)
-        if labels is None and head is None:
-            raise ValueError(f'{self.name} has no classes of its own; give labels')
-        if labels is None:
-            names = head.classes
-        else:
-            names = load_classes(labels) if isinstance(labels, str) else list(labels)
-        if not names:
-            raise ValueError('labels is empty; give at least one')
-        for name, times in Counter(names).items():
-            if times > 1 or not name.strip():
-                raise ValueError(
-                    f'labels has {name!r}, which is empty or a duplicate; the '
-                    f'probabilities of all labels would be too small'
-                )
-        if template is None:
-            template = TEMPLATE if head is None else head.template
-        return names, list_templates(template)
-
-    @torch.no_grad()
-    def _score(self, clips: Tensor, text: Tensor) -> Tensor:
-        """Compare clips (b, V, E) with sentences (K, E): probabilities (b, K).
-
-        The probabilities are averaged over the V clips, as with
-        ``average_clips='prob'``.
-        """
-        cosines = F.normalize(clips, dim=-1) @ text.T
-        return (self.text.logit_scale.exp().cpu() * cosines).softmax(-1).mean(1)
-
-    @torch.no_grad()
-    def _batch(self, items: list[tuple]) -> Batch:
-        """Embed the videos of a batch that could be read."""
-        read = [(i, item) for i, item, error in items if error is None]
-        errors = {i: error for i, _, error in items if error is not None}
-        if not read:
-            return Batch([], torch.empty(0, 1, self.text.out_dim), errors)
-        data = pseudo_collate([item for _, item in read])
-        inputs = self.model.data_preprocessor(data)['inputs']
-        imgs = inputs['imgs'] if isinstance(inputs, dict) else inputs
-        clips = self.model.backbone(imgs.flatten(0, 1)).float().cpu()
-        return Batch([i for i, _ in read], clips.unflatten(0, imgs.shape[:2]), errors)
-
-    def _tokenize(self, texts: list[str]) -> Tensor:
-        for step in self.pipelines[0].transforms:
-            if isinstance(step, CaptionTokenize):
-                return step({'text': texts})['text']
-        return self.text.tokenize(texts)
+        for items in read_batches(reader, batch_size, num_workers, progress):
+            yield embed_batch(self.model, items, self.text.out_dim)

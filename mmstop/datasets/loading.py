@@ -17,7 +17,8 @@ from mmstop.errors import ConfigError, VideoError, typed
 from mmstop.registry import TRANSFORMS
 
 from .containers import check_container, check_file
-from .video_files import MAX_PIXELS, VideoFile, too_large
+from .video_files import MAX_PIXELS, VideoFile
+from .video_stream import too_large
 
 __all__ = [
     'DECODERS',

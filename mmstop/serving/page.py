@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from mmstop.apis import Hit
-from mmstop.apis.video_reading import SUFFIXES
+from mmstop.apis.sources import SUFFIXES
 from mmstop.serving.backend import Desk, split_labels
 from mmstop.serving.browser import playable
 from mmstop.serving.markdown import as_code, as_text

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Optional
 
-import benchmark
+import contestants
 from matplotlib.figure import Figure
 from reports import table
 from variants import (
@@ -122,8 +122,8 @@ def cost(config: str, options: Sequence[str]) -> float:
     """Count the multiply-adds of a variant's video tower, in 10^9 per video."""
     cfg = load_config(config, parse_options(options))
     tower, frames = cfg.model.backbone.to_dict(), cfg.get('num_frames', 12)
-    setup = benchmark.Setup(benchmark.arch_of(tower), frames, batch=1)
-    return benchmark.count_macs(benchmark.Contestant(tower, setup)) / 1e9
+    setup = contestants.Setup(contestants.arch_of(tower), frames, batch=1)
+    return contestants.count_macs(contestants.Contestant(tower, setup)) / 1e9
 
 
 def draw(

@@ -21,8 +21,8 @@ from typing import Optional
 
 import numpy as np
 import torch
-from benchmark import DEFAULT_ARCH, METHODS, REFERENCE, WORKS, Contestant, Setup
 from benchmark_videos import EXACT, VIDEOS, clip, write
+from contestants import DEFAULT_ARCH, METHODS, REFERENCE, WORKS, Contestant, Setup
 from measuring import added_mb, positive, rounds, timed
 from reports import table
 

@@ -28,7 +28,7 @@ from reports import table
 from torch import Tensor
 
 from mmstop.evaluation import VideoTextRetrieval
-from mmstop.evaluation.retrieval import CHUNK
+from mmstop.evaluation.ranking import CHUNK
 
 CAPTIONS = 6  # per video
 WIDTH = 512

@@ -35,7 +35,7 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from reports import table
 
-from mmstop.apis import VideoCLIP, update_index
+from mmstop.apis import VideoCLIP, update_index, video_clip
 from mmstop.config import load_config
 from mmstop.config_check import check_config
 from mmstop.datasets.loading import DECODERS, open_video
@@ -225,14 +225,14 @@ def embedding(folder: Path, args: argparse.Namespace) -> Iterator[dict]:
         write(VIDEOS[0], path)
     model: Any = VideoCLIP.from_clip(ARCH, None)
     busy: list[float] = []
-    embed = model._batch
+    embed = video_clip.embed_batch
 
-    def watched(items: list) -> Any:
-        seconds, batch = timed(embed, items)
+    def watched(*args: Any) -> Any:
+        seconds, batch = timed(embed, *args)
         busy.append(seconds)
         return batch
 
-    model._batch = watched
+    video_clip.embed_batch = watched
     assert model.identity  # it is hashed once
     for workers in args.workers:
         busy.clear()

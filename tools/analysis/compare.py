@@ -33,8 +33,8 @@ from statistics import median
 from threading import Lock
 from typing import Optional
 
-import benchmark
 import compare_report
+import contestants
 from compare_report import ROOT, TARGETS
 from compare_rows import Row, data_sets_of, find_config, methods_with_config, rows_of
 from get_params import build, count
@@ -253,10 +253,10 @@ def cost_of(config: str, repeats: int, batch: int) -> dict[str, float]:
     """Return the medians of a config's video tower, and all that the config trains."""
     cfg = load_config(config)
     tower = cfg.model.backbone.to_dict()
-    setup = benchmark.Setup(cfg.clip_vit.arch, cfg.num_frames, batch)
-    reference = benchmark.METHODS[benchmark.REFERENCE]
-    towers = {benchmark.REFERENCE: reference, 'method': tower}
-    plain, row = benchmark.measure(towers, setup, repeats, memory=True)
+    setup = contestants.Setup(cfg.clip_vit.arch, cfg.num_frames, batch)
+    reference = contestants.METHODS[contestants.REFERENCE]
+    towers = {contestants.REFERENCE: reference, 'method': tower}
+    plain, row = contestants.measure(towers, setup, repeats, memory=True)
     return {
         'trained': count(build(cfg))['trainable'],
         'gmacs': round(row['gmacs_per_video'], 3),

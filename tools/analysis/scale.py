@@ -23,11 +23,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Optional
 
 import numpy as np
-from benchmark import DEFAULT_ARCH, JOINT, Contestant, Setup, count_macs
 from benchmark_index import draw
 from benchmark_index import write as write_index
 from benchmark_use import timed as cpu_timed
 from benchmark_videos import EXACT, VIDEOS, clip, write
+from contestants import DEFAULT_ARCH, JOINT, Contestant, Setup, count_macs
 from measuring import positive, timed
 from reports import table
 

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Optional
 
 import cv2
+import drawing
 import moving_shapes as one
 import numpy as np
-from moving_shapes import NUM_FRAMES, SIZE, Pair
+from drawing import CLASSES, COLOURS, MOTIONS, NUM_FRAMES, SHAPES, SIZE, Pair
 
-RED = list(one.COLOURS).index('red')
+RED = list(COLOURS).index('red')
 TEMPI = (
     'moving forth and back once',
     'moving forth and back twice',
@@ -41,18 +42,18 @@ TEMPI = (
 
 def film_distractors(rng: np.random.Generator, pair: Pair, motion: int) -> np.ndarray:
     """Draw a red shape among two others: (T, SIZE, SIZE, 3), uint8 RGB."""
-    motions = rng.permutation(np.delete(np.arange(len(one.CLASSES)), motion))[:2]
-    colours = rng.permutation(np.delete(np.arange(len(one.COLOURS)), RED))[:2]
+    motions = rng.permutation(np.delete(np.arange(len(CLASSES)), motion))[:2]
+    colours = rng.permutation(np.delete(np.arange(len(COLOURS)), RED))[:2]
     scenes = [
-        one.draw_scene(rng, (rng.integers(len(one.SHAPES)), colour), other)
+        drawing.draw_scene(rng, (rng.integers(len(SHAPES)), colour), other)
         for colour, other in zip(colours, motions)
     ]
-    scenes.append(one.draw_scene(rng, pair, motion))  # in front of the others
+    scenes.append(drawing.draw_scene(rng, pair, motion))  # in front of the others
     frames = drift(rng)
     for scene in scenes:
         smaller = replace(scene, radius=0.75 * scene.radius)  # so that three fit
-        frames = one.paint(frames, smaller, one.centres(scene))
-    return one.add_noise(frames, rng)
+        frames = drawing.paint(frames, smaller, drawing.centres(scene))
+    return drawing.add_noise(frames, rng)
 
 
 def drift(rng: np.random.Generator) -> np.ndarray:
@@ -71,11 +72,11 @@ def drift(rng: np.random.Generator) -> np.ndarray:
 
 def film_tempo(rng: np.random.Generator, pair: Pair, tempo: int) -> np.ndarray:
     """Draw a shape on a line, in a direction that is independent of the class."""
-    direction = rng.integers(len(one.CLASSES) - 1)
-    scene = one.draw_scene(rng, pair, direction)
+    direction = rng.integers(len(CLASSES) - 1)
+    scene = drawing.draw_scene(rng, pair, direction)
     way = scene.travel * course(tempo)[:, None]
-    places = (scene.start + way * np.array(one.MOTIONS[one.CLASSES[direction]])) % SIZE
-    return one.render(scene, places, rng)
+    places = (scene.start + way * np.array(MOTIONS[CLASSES[direction]])) % SIZE
+    return drawing.render(scene, places, rng)
 
 
 def course(tempo: int) -> np.ndarray:
@@ -93,7 +94,7 @@ def course(tempo: int) -> np.ndarray:
 
 TASKS = {
     'distractors': one.Task(
-        one.CLASSES,
+        CLASSES,
         tuple((shape, RED) for shape in (0, 2, 4)),
         tuple((shape, RED) for shape in (1, 3, 5)),
         film_distractors,

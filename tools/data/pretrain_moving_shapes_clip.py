@@ -24,6 +24,7 @@ from pathlib import Path
 
 import cv2
 import decord
+import drawing
 import moving_shapes as ms
 import numpy as np
 import open_clip
@@ -37,7 +38,7 @@ ASSETS = Path(__file__).parents[2] / 'mmstop' / 'assets'
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 POSITION_GAIN = 8  # open_clip's initial position embeddings are too small to learn from
 
-COLOURS = tuple(ms.COLOURS)
+COLOURS = tuple(drawing.COLOURS)
 # Row by row; the first phrase of each is used for testing.
 PLACES = (
     ('on the upper left', 'at the upper left', 'to the upper left'),
@@ -52,7 +53,7 @@ PLACES = (
 )
 TEMPLATES = ('{}', '{}', 'a photo of {}', 'a picture of {}', 'a video of {}')
 ATTRIBUTES = ('colour', 'shape', 'place')
-SIZES = (len(COLOURS), len(ms.SHAPES), len(PLACES))
+SIZES = (len(COLOURS), len(drawing.SHAPES), len(PLACES))
 # The attributes that a partial caption keeps, as columns of KINDS.
 KEPT = ((0, 1), (0, 2), (1, 2), (0,), (1,), (2,))
 # Every (colour, shape, place) that a still can show, 432 x 3.
@@ -61,7 +62,7 @@ KINDS = np.stack(np.meshgrid(*map(np.arange, SIZES), indexing='ij'), -1).reshape
 
 def place_of(centre: Sequence[float]) -> int:
     """Return the cell of the 3 x 3 grid that contains a centre (x, y)."""
-    column, row = (int(3 * c / ms.SIZE) for c in centre)
+    column, row = (int(3 * c / drawing.SIZE) for c in centre)
     return 3 * row + column
 
 
@@ -71,7 +72,7 @@ def describe(
     kept: Sequence[int] = (0, 1, 2),
 ) -> str:
     """Caption a still, in plain words or (with a generator) in random words."""
-    noun = ms.SHAPES[kind[1]] if 1 in kept else 'shape'
+    noun = drawing.SHAPES[kind[1]] if 1 in kept else 'shape'
     noun = f'{COLOURS[kind[0]]} {noun}' if 0 in kept else noun
     text = ms.with_article(noun)
     if 2 in kept:
@@ -85,10 +86,10 @@ def describe(
 def draw_still(rng: np.random.Generator, kind: Sequence[int]) -> np.ndarray:
     """Draw a still of a (colour, shape, place): (H, W, 3) uint8 RGB."""
     colour, shape, place = kind
-    scene = ms.draw_scene(rng, (shape, colour))
+    scene = drawing.draw_scene(rng, (shape, colour))
     corner = np.array([place % 3, place // 3])
-    x, y = (corner + rng.random(2)) * (ms.SIZE / 3)  # uniform over the cell
-    still = ms.render_frame(dataclasses.replace(scene, start=(x, y)), rng)
+    x, y = (corner + rng.random(2)) * (drawing.SIZE / 3)  # uniform over the cell
+    still = drawing.render_frame(dataclasses.replace(scene, start=(x, y)), rng)
     if rng.random() < 0.5:  # like mp4 frames, JPEG has blocks and coarse chroma
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))]
         still = cv2.imdecode(cv2.imencode('.jpg', still, quality)[1], 1)
@@ -230,7 +231,7 @@ def train(
 def video_frames(seed: int) -> tuple[Tensor, np.ndarray]:
     """Decode four frames of every test video of moving-shapes, with their kinds."""
     frames, kinds = [], []
-    times = np.linspace(0, ms.NUM_FRAMES - 1, 4).astype(int)
+    times = np.linspace(0, drawing.NUM_FRAMES - 1, 4).astype(int)
     with tempfile.TemporaryDirectory() as folder:
         ms.write_split(Path(folder), 'test', 2, seed)
         order = ms.split_order(seed, 'test', ms.SEEN_PAIRS, 2)
@@ -238,7 +239,7 @@ def video_frames(seed: int) -> tuple[Tensor, np.ndarray]:
             reader = decord.VideoReader(f'{folder}/videos/test/{i:05d}.mp4')
             frames.append(reader.get_batch(times).asnumpy())
             scene, _ = ms.scene_of(seed, 'test', i, pair, motion)
-            for centre in ms.centres(scene)[times]:
+            for centre in drawing.centres(scene)[times]:
                 kinds.append((pair[1], pair[0], place_of(centre)))
     return torch.from_numpy(np.concatenate(frames)), np.array(kinds)
 

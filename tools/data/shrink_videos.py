@@ -29,7 +29,7 @@ from shrinking_encoder import container_of
 from tqdm import tqdm
 
 from mmstop.apis.sandbox import try_videos
-from mmstop.apis.video_reading import list_videos
+from mmstop.apis.sources import list_videos
 from mmstop.errors import ConfigError
 
 SAMPLE = 16  # videos to encode first, to estimate the space that all will take

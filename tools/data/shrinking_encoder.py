@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from mmstop.datasets import VideoError
-from mmstop.datasets.video_files import upright
+from mmstop.datasets.video_stream import upright
 
 __all__ = ['container_of', 'decode', 'encode', 'on_screen', 'small_size']
 

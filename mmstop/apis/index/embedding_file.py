@@ -13,7 +13,14 @@ from typing import Optional, Union
 
 import numpy as np
 
-__all__ = ['BLOCK', 'Rows', 'append', 'find_no_unit', 'rank', 'without']
+__all__ = [
+    'BLOCK',
+    'Rows',
+    'append',
+    'check_embeddings',
+    'rank',
+    'without',
+]
 
 BLOCK = 65_536  # rows that are compared at a time
 TOLERANCE = 1e-3  # for the norm of a unit vector
@@ -41,6 +48,20 @@ class Rows:
     def close(self) -> None:
         """Close the file; rows taken from it stay valid."""
         self._file.close()
+
+    def check_queries(self, queries: np.ndarray) -> None:
+        """Reject queries that the rows cannot be compared with.
+
+        Raises:
+            ValueError: they are not (q, E), or one is not of unit norm.
+        """
+        if queries.shape[1:] != (self.width,):
+            raise ValueError(
+                f'got queries of shape {queries.shape}, index {self.path.parent} needs '
+                f'(q, {self.width})'
+            )
+        if (wrong := find_no_unit(queries)) is not None:
+            raise ValueError(f'query {wrong} is not a unit vector: {queries[wrong]}')
 
     def grow(self, num: int) -> None:
         """Map the rows up to ``num``.
@@ -165,3 +186,24 @@ def find_no_unit(rows: np.ndarray) -> Optional[int]:
     """Return the index of the first of ``rows`` (n, E) that is not a unit vector."""
     wrong = ~(np.abs(np.linalg.norm(rows, axis=1) - 1) <= TOLERANCE)  # NaN is wrong too
     return int(wrong.argmax()) if wrong.any() else None
+
+
+def check_embeddings(paths: list[str], embeddings: np.ndarray) -> None:
+    """Reject embeddings that a search could not compare.
+
+    Raises:
+        ValueError: their shape or type is wrong, or one is not of unit norm.
+    """
+    if embeddings.shape[:1] != (len(paths),) or embeddings.ndim != 2:
+        raise ValueError(
+            f'got embeddings of shape {embeddings.shape} for {len(paths)} videos, '
+            f'expected ({len(paths)}, E)'
+        )
+    if embeddings.dtype != np.float32:
+        raise ValueError(f'got embeddings of {embeddings.dtype}, expected float32')
+    if (wrong := find_no_unit(embeddings)) is not None:
+        norm = np.linalg.norm(embeddings[wrong])
+        raise ValueError(
+            f'the embedding of {paths[wrong]} is not a unit vector, its norm is '
+            f'{norm:g}'
+        )

@@ -19,7 +19,13 @@ from typing import Any, NamedTuple, Optional, Union
 import numpy as np
 
 from .creation import NAMES, ModelID, Source, make, new_file
-from .embedding_file import BLOCK, append, find_no_unit, rank, without
+from .embedding_file import (
+    BLOCK,
+    append,
+    check_embeddings,
+    rank,
+    without,
+)
 from .inverted_file import FEWEST, Inverted, digest, find_faiss
 from .snapshots import Moment, Store
 
@@ -141,7 +147,7 @@ class VideoIndex:
         """
         if not sources:
             return
-        _check(list(sources), embeddings)
+        check_embeddings(list(sources), embeddings)
         with self._store.moment(write=True) as now:
             width = embeddings.shape[1]
             if now.num_rows and width != now.width:
@@ -263,7 +269,7 @@ class VideoIndex:
             topk = min(topk, len(rows) - len(holes))
             if topk < 1:
                 return [[] for _ in queries]
-            self._check_queries(queries, rows.width)
+            rows.check_queries(queries)
             found, start = [np.empty(0, np.int64)] * len(queries), 0
             inverted = None if exact or topk > MANY else self._store.inverted(now)
             if inverted is not None:
@@ -275,32 +281,6 @@ class VideoIndex:
                 _name(now, *rank(rows, query, np.concatenate(numbers), topk))
                 for query, *numbers in zip(queries, found, behind)
             ]
-
-    def _check_queries(self, queries: np.ndarray, width: int) -> None:
-        if queries.shape[1:] != (width,):
-            raise ValueError(
-                f'got queries of shape {queries.shape}, index {self.path} needs '
-                f'(q, {width})'
-            )
-        if (wrong := find_no_unit(queries)) is not None:
-            raise ValueError(f'query {wrong} is not a unit vector: {queries[wrong]}')
-
-
-def _check(paths: list[str], embeddings: np.ndarray) -> None:
-    """Reject embeddings that a search could not compare."""
-    if embeddings.shape[:1] != (len(paths),) or embeddings.ndim != 2:
-        raise ValueError(
-            f'got embeddings of shape {embeddings.shape} for {len(paths)} videos, '
-            f'expected ({len(paths)}, E)'
-        )
-    if embeddings.dtype != np.float32:
-        raise ValueError(f'got embeddings of {embeddings.dtype}, expected float32')
-    if (wrong := find_no_unit(embeddings)) is not None:
-        norm = np.linalg.norm(embeddings[wrong])
-        raise ValueError(
-            f'the embedding of {paths[wrong]} is not a unit vector, its norm is '
-            f'{norm:g}'
-        )
 
 
 def _name(now: Moment, numbers: np.ndarray, scores: np.ndarray) -> list[Hit]:
