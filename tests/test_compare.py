@@ -124,7 +124,12 @@ def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
                 costs=dict(stop=dict(trained=6_533_632, forward_ratio=1.1)),
                 results=dict(
                     hmdb51=dict(
-                        stop=dict(trained=6_533_632, rate='1e-3', seeds=seeds),
+                        stop=dict(
+                            trained=6_533_632,
+                            rate='1e-3',
+                            seeds=seeds,
+                            tuning={'1e-2': 0.5, '1e-3': 0.65},
+                        ),
                         clip=dict(trained=0, seeds={'0': {'acc/top1': 0.4}}),
                     )
                 ),
@@ -137,6 +142,7 @@ def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
     row = '| stop | 6,533,632 | 6,533,632 | 7.53 | – | 1.10 | – | – | 1e-3 | 2 '
     assert f'{row}| 71.0 ± 1.0 (72.0) |' in page
     assert '| clip | 0 | – | – | – | – | – | – | – | 1 | 40.0 |' in page
+    assert '\n| stop | 1e-3: 65.0, 1e-2: 50.0 |\n\n' in page
     found = compare_report.lines_of(json.loads(path.read_text()))
     by_size, by_cost = compare_report.plot(found).axes
     assert [text.get_text() for text in by_size.texts] == ['stop', 'clip']

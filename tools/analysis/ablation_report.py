@@ -11,13 +11,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Optional
 
 import sweep
 from ablation import ROWS
-from model_zoo import DATA_SETS
-from reports import table
+from papers import DATA_SETS
+from reports import standard_error, table
 from variants import MAIN, main_figure
 
 VARIED = 'both, '  # how the rows of --vary begin
@@ -75,8 +75,9 @@ def section(config: str, rows: dict[str, dict[str, dict[str, float]]]) -> str:
     for row in sorted(rows, key=place):
         values = values_of(rows[row])
         seeds = ', '.join(f'{value:.1f}' for value in values)
-        error = f'{standard_error(values):.1f}' if len(values) > 1 else '–'
-        lines.append([row, f'{mean(values):.1f}', error, seeds])
+        error = standard_error(values)
+        spread = '–' if error is None else f'{error:.1f}'
+        lines.append([row, f'{mean(values):.1f}', spread, seeds])
     return table(head, lines)
 
 
@@ -100,11 +101,6 @@ def metric_of(rows: dict[str, dict[str, dict[str, float]]]) -> str:
 def values_of(seeds: dict[str, dict[str, float]]) -> list[float]:
     """Return the figures of the runs in %, in ascending order of seeds."""
     return [main_figure(seeds[seed]) for seed in sorted(seeds, key=int)]
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Estimate the standard error of the mean."""
-    return stdev(values) / len(values) ** 0.5
 
 
 def varied(results: Results) -> sweep.Results:

@@ -11,12 +11,12 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Optional
 
 import protocol_report
 from matplotlib.figure import Figure
-from reports import table
+from reports import standard_error, table
 from variants import percent
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +51,8 @@ prints, where it is known.
   MSR-VTT config, and *paper* is the paper's column, in millions.
 - *GMACs*, *forward* and *step* are those of the video tower of the MSR-VTT config, for
   12 frames; both times are relative to open_clip's plain frozen tower in the same run.
-- *rate* is the learning rate that was best on the validation split, out of the same
-  list for every method; – stands for the config's own.
+- *rate* is the learning rate that was best on the validation split with the first seed,
+  out of those under *Rates tried*; – stands for the config's own.
 """
 
 
@@ -80,6 +80,8 @@ def write(path: Path) -> None:
     for data_set in found.get('results', {}):
         chosen = [line for line in lines if line['data set'] == data_set]
         parts.append(f'## {data_set}\n\n{table_of(chosen)}\n')
+        if tried := table_of_rates(found['results'][data_set]):
+            parts.append(f'### Rates tried on {data_set}\n\n{tried}\n')
     if found.get('results'):
         plot(lines).savefig(picture, dpi=100)
         parts.append(
@@ -123,14 +125,9 @@ def line_of(data_set: str, method: str, result: dict, cost: dict) -> dict[str, A
         values = [percent(metric) * seed[metric] for seed in seeds if metric in seed]
         if values:
             line[name] = mean(values)
-            line[f'{name} error'] = error(values)
+            line[f'{name} error'] = standard_error(values)
             line[f'{name} paper'] = target(data_set, method, metric)
     return line
-
-
-def error(values: Sequence[float]) -> Optional[float]:
-    """Estimate the standard error of the mean."""
-    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def target(data_set: str, method: str, metric: str) -> Optional[float]:
@@ -151,6 +148,20 @@ def table_of(lines: Sequence[dict[str, Any]]) -> str:
         for line in sorted(lines, key=lambda line: -line.get(metrics[0], 0))
     ]
     return table([*head, *metrics], rows)
+
+
+def table_of_rates(methods: dict[str, dict]) -> str:
+    """Make the Markdown table of what each learning rate scored in validation."""
+    rows = []
+    for method, result in methods.items():
+        first = next(iter(result['seeds'].values()))
+        factor = percent(next(metric for metric in NAMES if metric in first))
+        tried = sorted(
+            result.get('tuning', {}).items(), key=lambda item: float(item[0])
+        )
+        scores = ', '.join(f'{rate}: {factor * score:.1f}' for rate, score in tried)
+        rows += [[method, scores]] if tried else []
+    return table(['method', 'rate: validation, %'], rows) if rows else ''
 
 
 def table_of_costs(lines: Sequence[dict[str, Any]]) -> str:

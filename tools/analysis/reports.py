@@ -1,8 +1,8 @@
 """What the scripts of this folder share to report figures: tables and plots."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import mean
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, Optional
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -15,6 +15,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f'{value:,.2f}'
     return f'{value:,}' if isinstance(value, int) else str(value)
+
+
+def standard_error(values: Sequence[float]) -> Optional[float]:
+    """Estimate the standard error of the mean, from two values or more."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def draw_runs(
