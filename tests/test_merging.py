@@ -55,6 +55,35 @@ def test_equals_a_slow_reference():
         assert (merger.sizes.sum(-1) == 15).all()
 
 
+def test_several_blocks_merge_at_once_in_as_few_rounds_as_possible():
+    """So every token left is the mean of the patches that spreading gives it to."""
+    torch.manual_seed(0)
+    for blocks, rounds in (
+        (1, [3]),
+        (2, [6]),
+        (3, [7, 2]),
+        (4, [7, 4, 1]),
+        (9, [7, 4, 2, 1]),
+    ):
+        merger = PatchMerger(pairs=3, groups=2, patches=15)
+        x = torch.randn(1, 5 + 30, 8)
+        frames = [list(frame) for frame in x[0, 5:].split(15)]
+        sizes = [[1] * 15, [1] * 15]
+        merged = merger(x, blocks)
+        for t in range(2):
+            for pairs in rounds:
+                frames[t], sizes[t] = slow_merge(frames[t], sizes[t], pairs)
+        expected = torch.stack([*frames[0], *frames[1]])
+        torch.testing.assert_close(merged[0, 5:], expected)
+        assert merger.sizes[0].tolist() == sizes
+        spread = merger.spread(merged)
+        assert torch.equal(spread[:, :5], x[:, :5])
+        for patches, tokens in zip(x[0, 5:].split(15), spread[0, 5:].split(15)):
+            for token in tokens.unique(dim=0):
+                own = patches[(tokens == token).all(-1)]
+                torch.testing.assert_close(own.mean(0), token)
+
+
 def test_spreading_gives_each_patch_its_token():
     """Numbered patches, pairs of which are alike, so that who merged can be told."""
     torch.manual_seed(0)

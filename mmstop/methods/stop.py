@@ -194,7 +194,7 @@ class STOPCLIPViT(TunedTower):
         """Embed a batch of clips: (B, 3, T, H, W) -> (B, E)."""
         last = self.prompted_blocks - 1
         x, mask, made = self._lay_out(last, self._before(last, video))
-        merger = self._merger(made, x.shape[1], 1) if self.merge else None
+        merger = self._merger(made, x.shape[1]) if self.merge else None
         x = self.encode(x, mask, merger, first=last)
         return self.pool(x, video)
 
@@ -246,8 +246,8 @@ class STOPCLIPViT(TunedTower):
         S = context.shape[1]
         x = whole = merged = without_prompts(context, self.num_prefix, T // S * N)
         if i * self.merge:
-            merger, before = self._merger(made, S, i), context.shape[2]
-            context = merger(context)
+            merger, before = self._merger(made, S), context.shape[2]
+            context = merger(context, i)
             mask = merger.mask(mask, context)
             left = T // S * N - (before - context.shape[2])
             x = merged = without_prompts(context, self.num_prefix, left)
@@ -257,11 +257,11 @@ class STOPCLIPViT(TunedTower):
             x = whole + merger.spread(x - merged)
         return frames_of(x, made)
 
-    def _merger(self, made: Prompted, sequences: int, times: int) -> PatchMerger:
-        """Make what merges ``times`` as many pairs as the tower's blocks do."""
+    def _merger(self, made: Prompted, sequences: int) -> PatchMerger:
+        """Make what merges the patches of some sequences."""
         T, n = made.patches.shape[1:3]
         span = made.span
-        return PatchMerger(times * self.merge * span, T // sequences // span, n * span)
+        return PatchMerger(self.merge * span, T // sequences // span, n * span)
 
     def _lay_out(self, i: int, x: Tensor) -> tuple[Tensor, Optional[Tensor], Prompted]:
         """Prompt the input of block i, (B, T, 1 + N, D), and arrange it as sequences.

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmstop.towers.merging import take
+
 __all__ = [
     'Prompted',
     'frame_sequences',
@@ -33,9 +35,8 @@ class Prompted:
 def protect(x: Prompted, region: Tensor, num_spatial: int) -> Prompted:
     """Separate the patches of the region r (Eq. 6) from those that may merge."""
     order = (~region).int().argsort(dim=-1, stable=True)
-    index = order.unsqueeze(-1).expand_as(x.patches)
-    sizes = [num_spatial, index.shape[2] - num_spatial]
-    protected, patches = x.patches.gather(2, index).split(sizes, dim=2)
+    sizes = [num_spatial, order.shape[2] - num_spatial]
+    protected, patches = take(x.patches, order).split(sizes, dim=2)
     return replace(x, protected=protected, patches=patches, order=order)
 
 
@@ -89,8 +90,7 @@ def frames_of(x: Tensor, made: Prompted) -> Tensor:
         safe = safe.flatten(1, 2).unflatten(1, (T, P))
         free = _unweave(free.flatten(1, 2), T, made.span)
         patches = torch.cat([safe, free], dim=2)
-        index = made.order.unsqueeze(-1).expand_as(patches)
-        patches = torch.zeros_like(patches).scatter(2, index, patches)
+        patches = take(patches, made.order.argsort(dim=-1))
     return torch.cat([cls.expand(-1, T, -1, -1), patches], dim=2)
 
 
@@ -133,9 +133,8 @@ def _pack(prompts: Tensor, keep: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         counts = keep.sum(-1)
         shortest, longest = torch.stack([counts.amin(), counts.amax()]).tolist()
     order = keep.int().argsort(dim=-1, descending=True, stable=True)[..., :longest]
-    index = order.unsqueeze(-1).expand(*order.shape, prompts.shape[-1])
     keep = keep.gather(-1, order)
-    return prompts.gather(-2, index), None if shortest == longest else keep
+    return take(prompts, order), None if shortest == longest else keep
 
 
 def _key_mask(keep: Optional[Tensor], prefix: int, length: int) -> Optional[Tensor]:

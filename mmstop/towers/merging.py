@@ -22,7 +22,7 @@ class PatchMerger:
     """Merge patches; each instance holds the state of one forward pass.
 
     Args:
-        pairs: number of pairs per group to merge at a time, at least 1.
+        pairs: number of pairs per group that a block merges, at least 1.
         groups: number of groups in a sequence.
         patches: number of patches per group that may merge. They are the last
             groups * patches tokens of a sequence; CLS, prompts and protected patches
@@ -34,7 +34,7 @@ class PatchMerger:
         self.groups = groups
         self.patches = patches
         self.sizes: Optional[Tensor] = None  # (..., groups, patches), once not all 1
-        self._last: Optional[tuple[Tensor, Tensor, Tensor]] = None  # result of match
+        self._rounds: list[tuple[Tensor, ...]] = []  # results of match in the last call
 
     def mask(self, mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
         """Weight each token in attention by the number of patches it represents.
@@ -53,11 +53,21 @@ class PatchMerger:
         weight = F.pad(weight, (x.shape[-2] - weight.shape[-1], 0)).unsqueeze(-2)
         return weight if mask is None else weight.masked_fill(~mask, -torch.inf)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Merge: (..., L, D) -> (..., L - groups * pairs, D)."""
-        pairs = min(self.pairs, self.patches // 2)
-        if not pairs:
-            return x
+    def __call__(self, x: Tensor, blocks: int = 1) -> Tensor:
+        """Merge as many patches as so many blocks would: (..., L, D) -> (..., L', D).
+
+        A block merges at most half of a group. Several blocks' pairs merge in as few
+        rounds as possible.
+        """
+        target = self.patches
+        for _ in range(blocks):
+            target -= min(self.pairs, target // 2)
+        self._rounds = []
+        while self.patches > target:
+            x = self._merge(x, min(self.patches - target, self.patches // 2))
+        return x
+
+    def _merge(self, x: Tensor, pairs: int) -> Tensor:
         rest = x.shape[-2] - self.groups * self.patches
         tokens = x[..., rest:, :].unflatten(-2, (self.groups, self.patches))
         sizes = self.sizes
@@ -65,26 +75,26 @@ class PatchMerger:
             sizes = torch.ones(tokens.shape[:-1], dtype=tokens.dtype, device=x.device)
         else:
             tokens = tokens * sizes.unsqueeze(-1)
-        self._last = merged, kept, partner = match(tokens, pairs)
-        tokens = _merge(tokens, merged, kept, partner)
-        self.sizes = _merge(sizes.unsqueeze(-1), merged, kept, partner).squeeze(-1)
+        found = match(tokens, pairs)
+        tokens = _merge(tokens, *found)
+        self.sizes = _merge(sizes.unsqueeze(-1), *found).squeeze(-1)
+        self._rounds.append(found)
         # Not in place: under torch.jit.trace the caller holds the same tensor.
         self.patches = self.patches - pairs
         tokens = (tokens / self.sizes.unsqueeze(-1)).flatten(-3, -2)
         return torch.cat([x[..., :rest, :], tokens], dim=-2)
 
     def spread(self, x: Tensor) -> Tensor:
-        """Undo the last merge: every patch gets a copy of the token it merged into.
+        """Undo the last call: every patch gets a copy of the token it merged into.
 
-        (..., L - groups * pairs, D) -> (..., L, D).
+        (..., L', D) -> (..., L, D).
         """
-        if self._last is None:
-            return x
-        rest = x.shape[-2] - self.groups * self.patches
-        tokens = x[..., rest:, :].unflatten(-2, (self.groups, self.patches))
-        places = _places(*self._last, self.patches + self._last[0].shape[-1])
-        tokens = take(tokens, places).flatten(-3, -2)
-        return torch.cat([x[..., :rest, :], tokens], dim=-2)
+        rest, n = x.shape[-2] - self.groups * self.patches, self.patches
+        tokens = x[..., rest:, :].unflatten(-2, (self.groups, n))
+        for merged, kept, partner in reversed(self._rounds):
+            n += merged.shape[-1]
+            tokens = take(tokens, _places(merged, kept, partner, n))
+        return torch.cat([x[..., :rest, :], tokens.flatten(-3, -2)], dim=-2)
 
 
 def match(tokens: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
