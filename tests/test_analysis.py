@@ -145,15 +145,17 @@ def test_ablation_tests_its_runs_otherwise(tmp_path, capsys):
     config = write_tiny_retrieval(tmp_path)
     arguments = [str(config), '--seeds', '0', '--rows', 'both']
     arguments += ['--work-dir', str(tmp_path / 'w'), '--metric', 'retrieval/t2v/MnR']
-    ablation.main(arguments)
+    merging = ['--test-merging', 'clip.merge=2', '--jobs', '2']
+    ablation.main([*arguments, *merging])  # both rows wait for the same run
     checkpoints = {p: p.stat().st_mtime for p in tmp_path.glob('w/**/*.pth')}
+    assert len([p for p in checkpoints if p.name.startswith('best')]) == 1
     other = 'test_dataloader.dataset.ann_file=train.json'
     ablation.main([*arguments, '--test-options', other])
     assert {p: p.stat().st_mtime for p in tmp_path.glob('w/**/*.pth')} == checkpoints
-    printed = re.findall(r'\| both \| ([\d.]+) \|', capsys.readouterr().out)
+    printed = re.findall(r'\| both.* \| ([\d.]+) \|', capsys.readouterr().out)
     results = [json.loads(p.read_text()) for p in tmp_path.glob('w/*/*/result*.json')]
-    found = {f'{r["retrieval/t2v/MnR"]:.1f}' for r in results}
-    assert len(results) == 2 and {*printed} == found
+    found = [f'{r["retrieval/t2v/MnR"]:.1f}' for r in results]
+    assert len(results) == 3 and sorted(printed) == sorted(found)
 
 
 @pytest.mark.slow
@@ -184,6 +186,7 @@ def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
     assert ablation.main(arguments) == 0 and capsys.readouterr().out == first
     config.unlink()  # finished runs need nothing any more
     ablation.main(arguments)
+    config.write_text(text)  # for other tests
     assert capsys.readouterr().out == first
 
 

@@ -120,8 +120,8 @@ def test_last_checkpoint_is_read_before_it_is_resumed(config, tmp_path, capfd):
     assert_one_line(train_tool, arguments, 'epoch_1.pth cannot be read', capfd)
 
 
-def test_checkpoint_of_other_classes(config, tmp_path, capfd):
-    """No shape tells of classes: the text head makes scores for any."""
+def test_checkpoint_of_other_classes_or_merging(config, tmp_path, capfd):
+    """No shape tells of them: the text head makes scores for any classes."""
     work_dir = ['--work-dir', tmp_path]
     arguments = [config, *work_dir, '--cfg-options', 'train_cfg.max_epochs=1']
     assert train_tool.main([str(argument) for argument in arguments]) == 0
@@ -134,6 +134,14 @@ def test_checkpoint_of_other_classes(config, tmp_path, capfd):
         loose = [*arguments, f'default_hooks.checkpoint.{option}']
         assert test_tool.main([str(argument) for argument in loose]) == 0
     message = r'does not fit .*: it was trained with other arguments: .*alpha=0.4'
+    assert_one_line(test_tool, [*loose, 'model.backbone.alpha=0.5'], message, capfd)
+
+    merging = [*arguments[:-1], 'model.backbone.clip.merge=2']
+    message = r'clip.merge=0 instead of 2.*merge otherwise, .*\.other_merging=True'
+    assert_one_line(test_tool, merging, message, capfd)
+    loose = [*merging, 'default_hooks.checkpoint.other_merging=True']
+    assert test_tool.main([str(argument) for argument in loose]) == 0
+    message = r'other arguments: \[.*alpha=0.4 instead of 0.5.*strict=False'
     assert_one_line(test_tool, [*loose, 'model.backbone.alpha=0.5'], message, capfd)
 
 

@@ -174,16 +174,14 @@ def fill_in(
     loaded = CheckpointLoader.load_checkpoint(path, 'cpu', logger='silent')
     name = f'checkpoint {path}'
     refuse_bad_numbers(model, loaded, name)
-    if _is_strict(cfg) and (warning := check_fit(model, loaded, cfg, name)):
-        warnings.warn(warning, stacklevel=2)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    other = bool(hook.get('other_merging'))
+    if hook.get('strict', True):
+        if warning := check_fit(model, loaded, cfg, name, other_merging=other):
+            warnings.warn(warning, stacklevel=2)
     state = loaded.get('state_dict', loaded)
     state = {name.removeprefix('module.'): value for name, value in state.items()}
     model.load_state_dict(state, strict=False)
-
-
-def _is_strict(cfg: Config) -> bool:
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    return bool(hook.get('strict', True))
 
 
 def clip_config(arch: str, weights: Optional[str], num_frames: int) -> Config:

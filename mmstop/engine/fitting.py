@@ -1,5 +1,6 @@
 """Check whether a checkpoint fits a model, and whether a run can resume from it."""
 
+import re
 from collections.abc import Iterator
 from numbers import Real
 from typing import Any
@@ -24,16 +25,23 @@ __all__ = [
     'refuse_other_run',
 ]
 
+MERGING = re.compile(r'\.merge(_frames)?=')  # arguments in a line of compare_arguments
+
 
 def check_fit(
-    model: nn.Module, checkpoint: dict, cfg: Any, name: str, other_classes: bool = False
+    model: nn.Module,
+    checkpoint: dict,
+    cfg: Any,
+    name: str,
+    other_classes: bool = False,
+    other_merging: bool = False,
 ) -> str:
     """Refuse a checkpoint of another model.
 
     Args:
         cfg: the config that the model was built from.
         name: what to call the checkpoint.
-        other_classes: as in :func:`find_misfits`.
+        other_classes, other_merging: as in :func:`find_misfits`.
 
     Returns:
         A warning if the checkpoint does not say all about its model; '' if it does.
@@ -41,12 +49,14 @@ def check_fit(
     Raises:
         ConfigError: it does not fit.
     """
-    if found := find_misfits(model, checkpoint, cfg, other_classes):
+    if found := find_misfits(model, checkpoint, cfg, other_classes, other_merging):
         config = getattr(cfg, 'filename', None) or 'this config'
+        looser = 'to load what fits, default_hooks.checkpoint.strict=False'
+        if not find_misfits(model, checkpoint, cfg, other_classes, True):
+            looser = 'to merge otherwise, default_hooks.checkpoint.other_merging=True'
         raise ConfigError(
             f'{name} does not fit the model of {config}: {found}. Use the config that '
-            f'it was trained with, or, to load what fits, '
-            f'default_hooks.checkpoint.strict=False'
+            f'it was trained with, or, {looser}'
         )
     if 'frozen' in (checkpoint.get('meta') or {}):
         return ''
@@ -57,7 +67,11 @@ def check_fit(
 
 
 def find_misfits(
-    model: nn.Module, checkpoint: dict, cfg: Any, other_classes: bool = False
+    model: nn.Module,
+    checkpoint: dict,
+    cfg: Any,
+    other_classes: bool = False,
+    other_merging: bool = False,
 ) -> str:
     """Describe how a checkpoint and a model differ; '' if they do not.
 
@@ -65,6 +79,7 @@ def find_misfits(
 
     Args:
         other_classes: ignore the classes and the template, as for a zero-shot test.
+        other_merging: ignore how many patches merge, as for a cheaper test.
     """
     given = {name: tuple(v.shape) for name, v in _tensors(checkpoint).items()}
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -92,6 +107,7 @@ def find_misfits(
             fault
             for fault in compare_arguments(cfg, _note(checkpoint, 'model'))
             if not (other_classes and fault.startswith('cls_head.template'))
+            if not (other_merging and MERGING.search(fault))
         ],
     }
     return '; '.join(f'it {fault}: {n}' for fault, n in faults.items() if n)

@@ -60,6 +60,8 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         other_classes: accept a checkpoint that was trained on other classes or with
             another template, to test it on classes that it has not seen. All else must
             fit.
+        other_merging: accept a checkpoint that was trained with another ``merge`` or
+            ``merge_frames``, to test it at another cost. All else must fit.
         **kwargs: arguments of MMEngine's ``CheckpointHook``.
 
     Raises:
@@ -70,10 +72,15 @@ class TrainableCheckpointHook(SafeCheckpointHook):
 
     @typed
     def __init__(
-        self, strict: bool = True, other_classes: bool = False, **kwargs: Any
+        self,
+        strict: bool = True,
+        other_classes: bool = False,
+        other_merging: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.strict, self.other_classes = strict, other_classes
+        self.strict = strict
+        self.others = dict(other_classes=other_classes, other_merging=other_merging)
         self._left_out: Optional[dict[str, list[str]]] = None
         self._notes: dict[str, dict] = {}
 
@@ -112,8 +119,7 @@ class TrainableCheckpointHook(SafeCheckpointHook):
         self._left_out = None
         if not self.strict:
             return
-        others = self.other_classes
-        if warning := check_fit(model, checkpoint, runner.cfg, name, others):
+        if warning := check_fit(model, checkpoint, runner.cfg, name, **self.others):
             runner.logger.warning(warning)
 
 

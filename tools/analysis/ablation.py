@@ -6,9 +6,7 @@
     python tools/analysis/ablation.py configs/stop_moving_shapes.py --rows both \\
         --vary num_spatial=2 num_spatial=12 depth=1 --json docs/ablations.json
     python tools/analysis/ablation.py configs/stop_moving_shapes.py --rows both \\
-        --vary clip.merge=4 clip.merge=8 'clip.merge=8 merge_frames=2' \\
-        'clip.merge=16 merge_frames=2' 'clip.merge=24 merge_frames=4' \\
-        --cost work_dirs/ablation/merging.png
+        --test-merging clip.merge=4 'clip.merge=16 merge_frames=3' --cost merging.png
 
 tools/analysis/variants.py trains and tests each row with every seed. With ``--json``,
 all metrics of a run are added to a file as soon as it is done;
@@ -40,6 +38,7 @@ from mmstop.config import load_config
 from mmstop.errors import ConfigError
 
 BACKBONE = 'model.backbone.'
+OTHER_MERGING = 'default_hooks.checkpoint.other_merging=True'
 ONE_RATE = 'optim_wrapper.paramwise_cfg=None'  # P^s learns as fast as everything else
 ROWS = {  # name -> changes to the config
     'neither': (f'{BACKBONE}num_spatial=0', f'{BACKBONE}temporal_scale=0'),
@@ -71,6 +70,14 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         help='add a row for each of these arguments of the backbone, or of several: '
         "'depth=1 clip.merge=4'",
     )
+    parser.add_argument(
+        '--test-merging',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help="add a row for each of these, which test the runs of 'both' with other "
+        "merging: 'clip.merge=8 merge_frames=3'",
+    )
     parser.add_argument('--cost', type=Path, help='picture to draw')
     parser.add_argument('--json', type=Path, help='add the results to this file')
     add_run_arguments(parser, Path('work_dirs/ablation'))
@@ -92,6 +99,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         )
         for row, options in rows.items()
     }
+    for options in args.test_merging:
+        changed = [f'{BACKBONE}{option}' for option in options.split()]
+        variants[f'both, tested with {options}'] = Variant(
+            'both', ROWS['both'], test_options=[OTHER_MERGING, *changed]
+        )
 
     def finish(row: str, seed: int, metrics: dict[str, float]) -> None:
         if args.json:
@@ -100,7 +112,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     try:
         gmacs = (
-            {row: cost(args.config, variants[row].options) for row in rows}
+            {row: cost(args.config, variants[row]) for row in variants}
             if args.cost
             else {}
         )
@@ -109,18 +121,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     head = [args.config, f'{args.metric}, mean', f'seeds {args.seeds}']
-    each = {row: [f'{value:.1f}' for value in results[row]] for row in rows}
-    print(
-        table(head, [[r, f'{mean(results[r]):.1f}', ', '.join(each[r])] for r in rows])
-    )
+    lines = [
+        [row, f'{mean(values):.1f}', ', '.join(f'{value:.1f}' for value in values)]
+        for row, values in results.items()
+    ]
+    print(table(head, lines))
     if args.cost:
         draw(gmacs, results, args.metric).savefig(args.cost, dpi=150)
     return 0
 
 
-def cost(config: str, options: Sequence[str]) -> float:
-    """Count the multiply-adds of a variant's video tower, in 10^9 per video."""
-    cfg = load_config(config, parse_options(options))
+def cost(config: str, variant: Variant) -> float:
+    """Count the multiply-adds of a tested video tower, in 10^9 per video."""
+    cfg = load_config(config, parse_options([*variant.options, *variant.test_options]))
     tower, frames = cfg.model.backbone.to_dict(), cfg.get('num_frames', 12)
     setup = contestants.Setup(contestants.arch_of(tower), frames, batch=1)
     return contestants.count_macs(contestants.Contestant(tower, setup)) / 1e9

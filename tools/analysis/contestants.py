@@ -25,6 +25,10 @@ METHODS: dict[str, dict] = {  # name -> config of the video tower, without its a
     'stop-joint': JOINT,
     'stop-frame': FRAME,
     'stop-joint-merge': dict(JOINT, **MERGED),
+    # Over frames, too, and four times as many.
+    'stop-joint-merge-frames': dict(
+        JOINT, merge_frames=4, clip=dict(type='CLIPViT', merge=16)
+    ),
     # What the parts cost: attention over all frames, and each prompter on top of it.
     'joint-attention': dict(JOINT, num_spatial=0, temporal_scale=0),
     'stop-joint-spatial': dict(JOINT, temporal_scale=0),
@@ -33,7 +37,6 @@ METHODS: dict[str, dict] = {  # name -> config of the video tower, without its a
     'stop-joint-input': dict(JOINT, depth=1),
     'stop-frame-input': dict(FRAME, depth=1),
     'stop-joint-merge-input': dict(JOINT, depth=1, **MERGED),
-    # Over frames, too, and twice as many.
     'stop-joint-merge-frames-input': dict(
         JOINT, depth=1, merge_frames=4, clip=dict(type='CLIPViT', merge=8)
     ),

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from mmstop.config import KeyValues, load_config
 from mmstop.errors import ConfigError
 
 TOOLS = Path(__file__).parents[1]
+RUNNING: defaultdict[Path, Lock] = defaultdict(Lock)  # by folder, which variants share
 MAIN = {'acc/top1': 'top-1 accuracy', 'retrieval/t2v/R1': 'text-to-video R@1'}
 
 
@@ -30,6 +32,7 @@ class Variant(NamedTuple):
     folder: str
     options: Sequence[str]
     trained: bool = True  # False if there is nothing to train; then seeds are equal
+    test_options: Sequence[str] = ()  # further changes, for testing only
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: Path) -> None:
@@ -112,35 +115,45 @@ def measure(
             report the metric.
         RuntimeError: training or testing failed.
     """
-    folder, options, trained = variant
-    work_dir = args.work_dir / Path(args.config).stem / f'{folder}-seed{seed}'
+    work_dir = args.work_dir / Path(args.config).stem / f'{variant.folder}-seed{seed}'
     work_dir.mkdir(parents=True, exist_ok=True)
-    check_same_config(work_dir, args.config, options)
-    named = [test] if test else args.test_options
-    suffix = re.sub(r'[^\w.=-]+', '_', ' '.join(['', *named]))
+    check_same_config(work_dir, args.config, variant.options)
+    test_options = [*args.test_options, *variant.test_options]
+    suffix = re.sub(
+        r'[^\w.=-]+', '_', ' '.join(['', *([test] if test else test_options)])
+    )
     result = work_dir / f'result{suffix}.json'
-    if not result.exists():
-        changed = ['--cfg-options', *options] if options else []
-        checkpoint = 'none'
-        if trained:
-            if not any(work_dir.glob('result*.json')):  # of another test
-                common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
-                run(args, work_dir, 'train.py', args.config, '--resume', *common)
-            (best,) = work_dir.glob('best_*.pth')
-            checkpoint = str(best)
-        differing = [*options, *args.test_options]
-        tested = ['--work-dir', str(work_dir / 'test')]
-        tested += ['--cfg-options', *differing] if differing else []
-        run(args, work_dir, 'test.py', args.config, checkpoint, *tested)
-        log = max((work_dir / 'test').glob('*/*.json'), key=os.path.getmtime)
-        result.write_text(log.read_text())
+    with RUNNING[work_dir]:
+        if not result.exists():
+            checkpoint = trained(args, variant, seed, work_dir)
+            differing = [*variant.options, *test_options]
+            tested = ['--work-dir', str(work_dir / 'test')]
+            tested += ['--cfg-options', *differing] if differing else []
+            run(args, work_dir, 'test.py', args.config, checkpoint, *tested)
+            log = max((work_dir / 'test').glob('*/*.json'), key=os.path.getmtime)
+            result.write_text(log.read_text())
     metrics = json.loads(result.read_text())
     if args.metric not in metrics:
         raise ConfigError(f'--metric {args.metric}: {result} has {", ".join(metrics)}')
     value = f'{args.metric} {metrics[args.metric]:.4f}'
-    where = f'{folder}, seed {seed}{test and ", "}{test}'
+    what = ', '.join(filter(None, [test, *variant.test_options]))
+    where = f'{variant.folder}, seed {seed}{what and ", "}{what}'
     print(f'{where}: {value}', file=sys.stderr, flush=True)
     return metrics
+
+
+def trained(
+    args: argparse.Namespace, variant: Variant, seed: int, work_dir: Path
+) -> str:
+    """Train a variant unless that is done; return its best checkpoint, or 'none'."""
+    if not variant.trained:
+        return 'none'
+    if not any(work_dir.glob('result*.json')):  # of another test
+        changed = ['--cfg-options', *variant.options] if variant.options else []
+        common = [*changed, '--seed', str(seed), '--work-dir', str(work_dir)]
+        run(args, work_dir, 'train.py', args.config, '--resume', *common)
+    (best,) = work_dir.glob('best_*.pth')
+    return str(best)
 
 
 def check_same_config(work_dir: Path, config: str, options: Sequence[str]) -> None:
