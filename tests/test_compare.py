@@ -145,10 +145,20 @@ def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
     assert '\n| stop | 1e-3: 65.0, 1e-2: 50.0 |\n\n' in page
     found = compare_report.lines_of(json.loads(path.read_text()))
     by_size, by_cost = compare_report.plot(found).axes
-    assert [text.get_text() for text in by_size.texts] == ['stop', 'clip']
+    assert [text.get_text() for text in by_size.texts] == ['clip', 'stop']
     assert [text.get_text() for text in by_cost.texts] == ['stop']
 
 
 def test_front_keeps_what_nothing_surpasses():
     points = [(2, 9), (1, 5), (3, 9), (1, 4), (2, 8), (4, 10)]
     assert compare_report.front(points) == [(1, 5), (2, 9), (4, 10)]
+
+
+def test_labels_of_neighbours_do_not_meet():
+    points = [(0.1, 0.1), (0.11, 0.12), (0.11, 0.9), (0.12, 0.1), (0.5, 0.1)]
+    lower, upper = [], []
+    for (x, y), (place, _) in zip(points, compare_report.apart(points)):
+        assert place >= x
+        (lower if y < 0.5 else upper).append(place)
+    assert upper == [0.11] and lower[3] == 0.5
+    assert min(b - a for a, b in zip(lower, lower[1:])) >= compare_report.LABEL - 1e-9

@@ -36,6 +36,7 @@ AXES = {  # column -> axis of the plot
     'trained': 'trained parameters',
     'forward': "forward pass, relative to open_clip's",
 }
+LABEL = 0.028  # width of a label, as a share of a panel's
 HEAD = """\
 # Comparison
 
@@ -192,11 +193,11 @@ def plot(lines: Sequence[dict[str, Any]]) -> Figure:
     chosen = [line for line in lines if line['data set']]
     data_sets = list(dict.fromkeys(line['data set'] for line in chosen))
     axes = [key for key in AXES if any(line[key] is not None for line in chosen)]
-    size = 6 * len(data_sets), 4.5 * len(axes)
+    size = 7 * len(axes), 5 * len(data_sets)
     figure = Figure(figsize=size, layout='constrained')
-    panels: Any = figure.subplots(len(axes), len(data_sets), squeeze=False)
-    for key, row in zip(axes, panels):
-        for data_set, panel in zip(data_sets, row):
+    panels: Any = figure.subplots(len(data_sets), len(axes), squeeze=False)
+    for data_set, row in zip(data_sets, panels):
+        for key, panel in zip(axes, row):
             draw(panel, [line for line in chosen if line['data set'] == data_set], key)
             panel.set_title(data_set)
     return figure
@@ -205,22 +206,45 @@ def plot(lines: Sequence[dict[str, Any]]) -> Figure:
 def draw(panel: Any, lines: Sequence[dict[str, Any]], key: str) -> None:
     """Draw the first metric against a column, and link what nothing surpasses."""
     metric = next(name for name in NAMES.values() if name in lines[0])
-    points = []
-    for line in lines:
-        if line[key] is None:
-            continue
-        points.append(
-            (max(line[key], 1) if key == 'trained' else line[key], line[metric])
-        )
-        panel.errorbar(*points[-1], line[f'{metric} error'], marker='o', capsize=3)
-        panel.annotate(
-            line['method'], points[-1], (4, 4), textcoords='offset points', fontsize=7
-        )
+    known = sorted((x for x in lines if x[key] is not None), key=lambda x: x[key])
+    points = [(line[key], line[metric]) for line in known]
+    for line, point in zip(known, points):
+        panel.errorbar(*point, line[f'{metric} error'], marker='o', capsize=3)
     panel.plot(*zip(*front(points)), color='grey', linestyle='dotted', zorder=0)
     if key == 'trained':
-        panel.set_xscale('log')
+        smallest = min((size for size, _ in points if size), default=1)
+        panel.set_xscale('symlog', linthresh=smallest)  # zero-shot CLIP trains nothing
+    panel.set_ylim(0, 1.4 * max(accuracy for _, accuracy in points))
+    panel.set_yticks(range(0, 101, 20))
+    panel.margins(x=0.08)
+    panel.autoscale_view()  # now, since labels are placed by it
+    to_axes = panel.transData + panel.transAxes.inverted()
+    for text, point, place in zip(known, points, apart(to_axes.transform(points))):
+        panel.annotate(
+            text['method'],
+            point,
+            place,
+            textcoords='axes fraction',
+            rotation=60,
+            rotation_mode='anchor',
+            fontsize=7,
+            arrowprops=dict(arrowstyle='-', color='silver', relpos=(0, 0), shrinkB=3),
+        )
     panel.set(xlabel=AXES[key], ylabel=f'{metric}, %')
     panel.grid(alpha=0.3)
+
+
+def apart(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Place slanted labels above points in [0, 1] x [0, 1], so that they do not meet.
+
+    Args:
+        points: from left to right.
+    """
+    places: list[tuple[float, float]] = []
+    for x, y in points:
+        left = [other + LABEL for other, height in places if abs(height - y) < 0.2]
+        places.append((max([x, *left]), y + 0.06))
+    return places
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
