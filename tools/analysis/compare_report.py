@@ -1,9 +1,12 @@
 """Make docs/comparison.md, .csv and .png from the results of compare.py.
 
     python tools/analysis/compare_report.py docs/comparison.json
+    python tools/analysis/compare_report.py docs/comparison.json \\
+        --overview moving_shapes
 
 There is a table for each data set. Figures are means over the seeds on the test split;
-beside them stands what the STOP paper prints, from configs/targets.json.
+beside them stands what the STOP paper prints, from configs/targets.json. ``--overview``
+prints the short table of README.md and docs/speed.md instead.
 """
 
 import argparse
@@ -60,7 +63,12 @@ prints, where it is known.
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('results', type=Path, help='JSON file of compare.py')
-    write(parser.parse_args(argv).results)
+    parser.add_argument('--overview', metavar='DATA_SET', help='print its short table')
+    args = parser.parse_args(argv)
+    if args.overview:
+        print(overview(json.loads(args.results.read_text()), args.overview))
+    else:
+        write(args.results)
 
 
 def write(path: Path) -> None:
@@ -149,6 +157,19 @@ def table_of(lines: Sequence[dict[str, Any]]) -> str:
         for line in sorted(lines, key=lambda line: -line.get(metrics[0], 0))
     ]
     return table([*head, *metrics], rows)
+
+
+def overview(found: dict, data_set: str) -> str:
+    """Make the Markdown table of size, cost and first metric, the best method first."""
+    lines = [line for line in lines_of(found) if line['data set'] == data_set]
+    metric = next(name for name in NAMES.values() if name in lines[0])
+    head = ['method', 'B/32', 'forward', 'step', 'seeds']
+    rows = [
+        [*(cell(line[key]) for key in head), figure(line, metric)]
+        for line in sorted(lines, key=lambda line: -line[metric])
+    ]
+    names = ['method', 'trained', 'forward', 'step', 'seeds', f'{metric}, %']
+    return table(names, rows)
 
 
 def table_of_rates(methods: dict[str, dict]) -> str:
