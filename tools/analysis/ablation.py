@@ -150,7 +150,7 @@ def draw(
         bars = [[mean(values) - min(values)], [max(values) - mean(values)]]
         panel.errorbar(gmacs[row], mean(values), bars, fmt='o', capsize=3, label=row)
     panel.set(xlabel='GMACs per video', ylabel=metric)
-    panel.legend(fontsize='small')
+    figure.legend(loc='outside lower center', ncols=2, fontsize='small')
     return figure
 
 

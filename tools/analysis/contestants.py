@@ -18,17 +18,19 @@ from mmstop.towers.weights import build_clip, resolve_arch
 
 REFERENCE = 'open_clip'
 JOINT, FRAME = dict(type='STOPCLIPViT'), dict(type='STOPCLIPViT', attention='frame')
-MERGED = dict(clip=dict(type='CLIPViT', merge=4))
+MERGED, MERGED_8, MERGED_16 = (
+    dict(clip=dict(type='CLIPViT', merge=pairs)) for pairs in (4, 8, 16)
+)
 METHODS: dict[str, dict] = {  # name -> config of the video tower, without its arch
     REFERENCE: dict(type=REFERENCE),
     'clip': dict(type='CLIPViT'),
     'stop-joint': JOINT,
     'stop-frame': FRAME,
     'stop-joint-merge': dict(JOINT, **MERGED),
-    # Over frames, too, and four times as many.
-    'stop-joint-merge-frames': dict(
-        JOINT, merge_frames=4, clip=dict(type='CLIPViT', merge=16)
-    ),
+    'stop-joint-merge-8': dict(JOINT, **MERGED_8),
+    'stop-joint-merge-16': dict(JOINT, **MERGED_16),
+    'stop-joint-merge-8-frames': dict(JOINT, merge_frames=3, **MERGED_8),
+    'stop-joint-merge-16-frames': dict(JOINT, merge_frames=3, **MERGED_16),
     # What the parts cost: attention over all frames, and each prompter on top of it.
     'joint-attention': dict(JOINT, num_spatial=0, temporal_scale=0),
     'stop-joint-spatial': dict(JOINT, temporal_scale=0),
@@ -37,9 +39,6 @@ METHODS: dict[str, dict] = {  # name -> config of the video tower, without its a
     'stop-joint-input': dict(JOINT, depth=1),
     'stop-frame-input': dict(FRAME, depth=1),
     'stop-joint-merge-input': dict(JOINT, depth=1, **MERGED),
-    'stop-joint-merge-frames-input': dict(
-        JOINT, depth=1, merge_frames=4, clip=dict(type='CLIPViT', merge=8)
-    ),
 }
 DEFAULT_ARCH = 'ViT-B-32-quickgelu'
 WORKS = ('forward', 'step')
