@@ -136,11 +136,8 @@ def test_a_batch_of_one_video_has_no_negatives():
     assert loss.item() == 0
 
 
-# With 8 bits, differences of energies lose most; how much depends on the CPU's kernels.
-@pytest.mark.parametrize(
-    'dtype, error', [(torch.float16, 0.2), (torch.bfloat16, 0.5)], ids=str
-)
-def test_autocast_keeps_loss_and_gradients(dtype, error):
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_keeps_loss_and_gradients(dtype):
     def step():
         model = distributed_step.build('retrieval')
         return distributed_step.step(model, 'retrieval', torch.float32, 5)
@@ -150,7 +147,11 @@ def test_autocast_keeps_loss_and_gradients(dtype, error):
         found = step()
     assert found['loss'].item() == pytest.approx(expected['loss'].item(), rel=0.02)
     for name, value in expected.items():
-        assert (found[name] - value).norm() / value.norm() < error, name
+        # Temporal prompts are made of differences, which lose most with 8 bits. How much
+        # depends on the CPU's kernels.
+        coarse = 'temporal' in name and dtype == torch.bfloat16
+        limit = 0.5 if coarse else 0.2
+        assert (found[name] - value).norm() / value.norm() < limit, name
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)

@@ -162,7 +162,7 @@ def table_of(lines: Sequence[dict[str, Any]]) -> str:
 def overview(found: dict, data_set: str) -> str:
     """Make the Markdown table of size, cost and first metric, the best method first."""
     lines = [line for line in lines_of(found) if line['data set'] == data_set]
-    metric = next(name for name in NAMES.values() if name in lines[0])
+    metric = first_metric(lines)
     head = ['method', 'B/32', 'forward', 'step', 'seeds']
     rows = [
         [*(cell(line[key]) for key in head), figure(line, metric)]
@@ -170,6 +170,11 @@ def overview(found: dict, data_set: str) -> str:
     ]
     names = ['method', 'trained', 'forward', 'step', 'seeds', f'{metric}, %']
     return table(names, rows)
+
+
+def first_metric(lines: Sequence[dict[str, Any]]) -> str:
+    """Return the metric by which the methods of a data set are compared."""
+    return next(name for name in NAMES.values() if name in lines[0])
 
 
 def table_of_rates(methods: dict[str, dict]) -> str:
@@ -226,7 +231,7 @@ def plot(lines: Sequence[dict[str, Any]]) -> Figure:
 
 def draw(panel: Any, lines: Sequence[dict[str, Any]], key: str) -> None:
     """Draw the first metric against a column, and link what nothing surpasses."""
-    metric = next(name for name in NAMES.values() if name in lines[0])
+    metric = first_metric(lines)
     known = sorted((x for x in lines if x[key] is not None), key=lambda x: x[key])
     points = [(line[key], line[metric]) for line in known]
     for line, point in zip(known, points):
