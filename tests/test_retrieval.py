@@ -147,8 +147,8 @@ def test_autocast_keeps_loss_and_gradients(dtype):
         found = step()
     assert found['loss'].item() == pytest.approx(expected['loss'].item(), rel=0.02)
     for name, value in expected.items():
-        # Temporal prompts are made of differences, which lose most with 8 bits. How much
-        # depends on the CPU's kernels.
+        # Temporal prompts are made of differences, which lose most with 8 bits; how
+        # much depends on the CPU's kernels.
         coarse = 'temporal' in name and dtype == torch.bfloat16
         limit = 0.5 if coarse else 0.2
         assert (found[name] - value).norm() / value.norm() < limit, name
