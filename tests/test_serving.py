@@ -408,8 +408,12 @@ def address(folder):
             wait_until_up(port)
             yield address
         finally:
+            process.stdout.close()  # as a caller does that needs the address only
             process.terminate()
-            status = process.wait(60)  # while its stdout is still open
+            try:
+                status = process.wait(180)
+            finally:
+                process.kill()
     assert status == 0
 
 

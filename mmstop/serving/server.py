@@ -1,8 +1,9 @@
 """Serve the page with Streamlit."""
 
 import socket
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Optional
 
@@ -56,7 +57,9 @@ def serve(
     }
     bootstrap.load_config_options(options)
     print(f'http://{host}:{port}', flush=True)
-    bootstrap.run(str(PAGE), False, [], options)
+    # Streamlit says that it stops, and would not stop if nobody read that any more.
+    with redirect_stdout(sys.stderr):
+        bootstrap.run(str(PAGE), False, [], options)
 
 
 def _own_names(host: str) -> list[str]:
