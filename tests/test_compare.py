@@ -76,6 +76,7 @@ def configs(tmp_path, runs):
     cfg.clip_vit, cfg.num_frames = cfg.model.backbone.clip, 4
     cfg.train_cfg.max_epochs = 1
     cfg.dump(folder / 'stop_tiny.py')
+    cfg.dump(folder / 'stop_other.py')
     cfg.model.backbone.type = 'TempMeCLIPViT'
     cfg.dump(folder / 'tempme_tiny.py')
     return folder
@@ -87,8 +88,9 @@ def test_comparison_tunes_runs_measures_and_reports(
 ):
     results = tmp_path / 'found' / 'comparison.json'
     common = ['--configs', str(configs), '--json', str(results), '--data', 'tiny']
-    run = ['table2', '--methods', 'stop', *common, '--rates', '1e-3', '1e-2']
-    run += ['--work-dir', str(tmp_path / 'w'), '--seeds', '3', '--jobs', '2']
+    stop = ['table2', '--methods', 'stop', *common, '--work-dir', str(tmp_path / 'w')]
+    stop += ['--seeds', '3', '--jobs', '2']
+    run = [*stop, '--rates', '1e-3', '1e-2']
     assert compare.main(run) == 0
     assert runs == ['train.py', 'test.py'] * 2
     row = json.loads(results.read_text())['results']['tiny']['stop']
@@ -100,7 +102,8 @@ def test_comparison_tunes_runs_measures_and_reports(
     costs = ['costs', '--methods', 'tempme', *common, '--repeats', '1', '--batch', '1']
     assert compare.main(costs) == 0
     cost = json.loads(results.read_text())['costs']['tempme']
-    assert cost['gmacs'] > 0 and cost['forward_ratio'] > 0 and cost['step_mb'] > 0
+    assert cost['gmacs'] > 0 and cost['forward_ratio'] > 0
+    assert cost['step_mb'] >= 0  # the tiny tower may take less than half a MB
     with results.with_suffix('.csv').open() as file:
         lines = {line['method']: line for line in csv.DictReader(file)}
     assert float(lines['tempme']['GMACs']) == cost['gmacs']
@@ -109,6 +112,14 @@ def test_comparison_tunes_runs_measures_and_reports(
 
     assert compare.main(run) == 0 and compare.main(costs) == 0
     assert len(runs) == 4, 'a finished run is reused'
+    kept = [*stop, '--rates-of', 'tiny']
+    assert compare.main([*kept, '--data', 'other']) == 0
+    other = json.loads(results.read_text())['results']['other']['stop']
+    assert (other['rate'], other['rate_of']) == (row['rate'], 'tiny')
+    line = f'| stop | {row["rate"]}, as on tiny |'
+    assert line in results.with_suffix('.md').read_text()
+    assert compare.main(kept) == 2
+    assert 'stop must choose its rate there first' in capsys.readouterr().err
     for log in tmp_path.glob('w/*/*/*/vis_data/scalars.json'):
         log.unlink()
     assert compare.main(run) == 2

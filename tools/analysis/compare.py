@@ -2,6 +2,7 @@
 
     python tools/analysis/compare.py table1 --data moving_shapes --jobs 2 \\
         --rates 1e-3 3e-3 1e-2
+    python tools/analysis/compare.py table1 --data shapes_tempo --rates-of moving_shapes
     python tools/analysis/compare.py table2                       # on MSR-VTT
     python tools/analysis/compare.py table1 --methods tempme stop --data ssv2
     python tools/analysis/compare.py table1 --protocol few_shot --data moving_shapes \\
@@ -11,7 +12,8 @@
 ``table1`` is recognition, ``table2`` and ``table3`` are retrieval, and ``table4`` turns
 STOP's prompters on and off. Each uses its data sets that are there, or those of
 ``--data``. With ``--rates``, every method tries all of these learning rates with the
-first seed, and keeps the one that is best on the validation split; without, it keeps
+first seed, and keeps the one that is best on the validation split. With
+``--rates-of``, it takes the one that it has kept on another data set; without either,
 its config's. tools/analysis/variants.py does the runs, so finished ones are reused.
 
 ``--protocol`` trains and tests recognition as other papers do (docs/protocols.md), by
@@ -70,7 +72,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     )
     add('--lists', default='shots', help='folder of the lists of make_shots.py')
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    add('--rates', nargs='+', default=[], help='learning rates to choose from')
+    rates = parser.add_mutually_exclusive_group().add_argument
+    rates('--rates', nargs='+', default=[], help='learning rates to choose from')
+    rates('--rates-of', metavar='DATA_SET', help='use those chosen there, in --json')
     add('--jobs', type=positive, default=1, help='methods at a time')
     add('--repeats', type=positive, default=5, help='rounds of timing, for costs')
     add('--batch', type=positive, default=2, help='videos at a time, for costs')
@@ -106,11 +110,14 @@ def run_tables(args: argparse.Namespace) -> None:
         check_protocol(args, {row.metric for _, row in jobs})
     place = ['results'] if usual else ['protocols', protocol_name(args)]
     planned = {} if usual else {job: plan_row(args, *job) for job in jobs}
+    chosen = {}
+    if args.rates_of:
+        chosen = {row.name: chosen_rate(args, d, row) for d, row in jobs if row.trained}
     adding = Lock()
 
     def run(data_set: str, row: Row) -> None:
         if usual:
-            found = run_row(args, row)
+            found = run_row(args, row, chosen.get(row.name))
         else:
             found = run_plans(args, row, planned[data_set, row])
         with adding:
@@ -122,8 +129,8 @@ def run_tables(args: argparse.Namespace) -> None:
         future.result()
 
 
-def run_row(args: argparse.Namespace, row: Row) -> dict:
-    """Tune a method, then train and test it with every seed."""
+def run_row(args: argparse.Namespace, row: Row, rate: Optional[str]) -> dict:
+    """Tune a method unless its rate is known, then train and test with every seed."""
     own, found = begin(args, row)
     variant = Variant(row.name.replace(' ', '-'), row.options, row.trained)
     seeds = args.seeds
@@ -131,10 +138,30 @@ def run_row(args: argparse.Namespace, row: Row) -> dict:
         seeds = seeds[:1]
     elif args.rates:
         found['tuning'] = {rate: tune(own, variant, rate) for rate in args.rates}
-        found['rate'] = max(found['tuning'], key=found['tuning'].get)
-        variant = with_rate(variant, found['rate'])
+        rate = max(found['tuning'], key=found['tuning'].get)
+    if rate is not None:
+        found['rate'] = rate
+        variant = with_rate(variant, rate)
+    if args.rates_of and row.trained:
+        found['rate_of'] = args.rates_of
     found['seeds'] = {str(seed): figures(measure(own, variant, seed)) for seed in seeds}
     return found
+
+
+def chosen_rate(args: argparse.Namespace, data_set: str, row: Row) -> str:
+    """Return the learning rate that a method has kept on ``--rates-of``.
+
+    Raises:
+        ConfigError: it has not chosen one there.
+    """
+    known = json.loads(args.json.read_text()) if args.json.exists() else {}
+    found = known.get('results', {}).get(args.rates_of, {}).get(row.name, {})
+    if 'tuning' not in found or data_set == args.rates_of:
+        raise ConfigError(
+            f'--rates-of {args.rates_of}: {row.name} must choose its rate there first, '
+            f'with --rates; {args.json} would then have it'
+        )
+    return found['rate']
 
 
 def begin(args: argparse.Namespace, row: Row) -> tuple[argparse.Namespace, dict]:
@@ -151,8 +178,9 @@ def check_protocol(args: argparse.Namespace, metrics: set[str]) -> None:
     Raises:
         ConfigError: one does not.
     """
-    if args.rates:
-        raise ConfigError('--rates: only for --protocol full on one split')
+    if args.rates or args.rates_of:
+        name = '--rates' if args.rates else '--rates-of'
+        raise ConfigError(f'{name}: only for --protocol full on one split')
     if args.splits != [1] and args.protocol != 'full':
         raise ConfigError(f'--splits: --protocol {args.protocol} has its own splits')
     if not all(metric.startswith('acc/') for metric in metrics):

@@ -187,7 +187,9 @@ def table_of_rates(methods: dict[str, dict]) -> str:
             result.get('tuning', {}).items(), key=lambda item: float(item[0])
         )
         scores = ', '.join(f'{rate}: {factor * score:.1f}' for rate, score in tried)
-        rows += [[method, scores]] if tried else []
+        if 'rate_of' in result:
+            scores = f'{result["rate"]}, as on {result["rate_of"]}'
+        rows += [[method, scores]] if scores else []
     return table(['method', 'rate: validation, %'], rows) if rows else ''
 
 
