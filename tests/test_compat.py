@@ -462,6 +462,7 @@ def test_the_first_process_writes_the_metrics(tmp_path: Path) -> None:
     assert writes_metrics(tmp_path, rank=0) and not writes_metrics(tmp_path, rank=1)
 
 
+@pytest.mark.slow
 def test_two_cpu_processes_equal_one(trained: tuple, tmp_path: Path) -> None:
     launch = '-m torch.distributed.run --standalone --nproc_per_node 2'.split()
     result = run(tmp_path, *launch, compat_toy.__file__, compat.__file__, tmp_path)
