@@ -16,6 +16,7 @@ import model_zoo
 import pytest
 import scale
 import torch
+import yaml
 from modelindex.load_model_index import load as load_model_index
 from own_configs import CONFIGS
 from pages import ROOT, code_of
@@ -104,6 +105,21 @@ def test_table_of_methods_is_that_of_the_comparison(page):
     table = compare_report.overview(found, 'moving_shapes')
     remedy = 'run tools/analysis/compare_report.py with --overview moving_shapes'
     assert f'\n{table}\n' in (ROOT / page).read_text(), remedy
+
+
+def test_methods_train_as_many_parameters_as_their_overview_says():
+    """Metadata counts the MSR-VTT configs, which have 12 frames."""
+    metafile = yaml.safe_load((ROOT / 'configs' / 'metafile.yml').read_text())
+    trained = {
+        model['Name'].removesuffix('_msrvtt'): model['Metadata']['Trained Parameters']
+        for model in metafile['Models']
+        if model['Name'].endswith('_msrvtt')
+    }
+    page = (ROOT / 'docs' / 'methods.md').read_text()
+    rows = re.findall(
+        r'^\| \[.*\| ([\d,]+) \|[^|]*\| `(?:\w+/)?(\w+)_\*` \|$', page, re.M
+    )
+    assert {name: int(figure.replace(',', '')) for figure, name in rows} == trained
 
 
 def test_scale_follows_from_what_was_measured():
