@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import time
+from itertools import combinations
 
 import compare
 import compare_report
@@ -166,10 +168,17 @@ def test_front_keeps_what_nothing_surpasses():
 
 
 def test_labels_of_neighbours_do_not_meet():
-    points = [(0.1, 0.1), (0.11, 0.12), (0.11, 0.9), (0.12, 0.1), (0.5, 0.1)]
-    lower, upper = [], []
-    for (x, y), (place, _) in zip(points, compare_report.apart(points)):
-        assert place >= x
-        (lower if y < 0.5 else upper).append(place)
-    assert upper == [0.11] and lower[3] == 0.5
-    assert min(b - a for a, b in zip(lower, lower[1:])) >= compare_report.LABEL - 1e-9
+    """They are 10 pixels high and up to 110 long, at 60 degrees in a panel."""
+    points = [(0.1, 0.1), (0.11, 0.12), (0.11, 0.9), (0.12, 0.1), (0.14, 0.2)]
+    points += [(0.5, 0.1), (0.52, 0.06), (0.53, 0.15)]
+    places = compare_report.apart(points)
+    assert places[2][0] == pytest.approx(0.11) and places[5][0] == pytest.approx(0.5)
+    slant = math.radians(60)
+    corners = []
+    for (x, y), (left, bottom) in zip(points, places):
+        assert left >= x - 1e-9 and bottom > y
+        x, y = 633 * left, 423 * bottom
+        along = x * math.cos(slant) + y * math.sin(slant)
+        corners.append((along, x * math.sin(slant) - y * math.cos(slant)))
+    for one, two in combinations(corners, 2):
+        assert abs(one[0] - two[0]) >= 110 or abs(one[1] - two[1]) >= 10

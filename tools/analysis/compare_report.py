@@ -39,7 +39,8 @@ AXES = {  # column -> axis of the plot
     'trained': 'trained parameters',
     'forward': "forward pass, relative to open_clip's",
 }
-LABEL = 0.028  # width of a label, as a share of a panel's
+# Slanted labels, as shares of a panel: their distance, height, and lean over height.
+LABEL, LENGTH, SLANT = 0.028, 0.3, 0.39
 HEAD = """\
 # Comparison
 
@@ -263,16 +264,17 @@ def draw(panel: Any, lines: Sequence[dict[str, Any]], key: str) -> None:
 
 
 def apart(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """Place slanted labels above points in [0, 1] x [0, 1], so that they do not meet.
-
-    Args:
-        points: from left to right.
-    """
-    places: list[tuple[float, float]] = []
-    for x, y in points:
-        left = [other + LABEL for other, height in places if abs(height - y) < 0.2]
-        places.append((max([x, *left]), y + 0.06))
-    return places
+    """Place slanted labels above points in [0, 1] x [0, 1] so that none meet."""
+    feet = [x - SLANT * y for x, y in points]  # where a label's line meets the bottom
+    placed: dict[int, float] = {}
+    for i in sorted(range(len(points)), key=feet.__getitem__):
+        near = [
+            foot + LABEL
+            for other, foot in placed.items()
+            if abs(points[other][1] - points[i][1]) < LENGTH
+        ]
+        placed[i] = max([feet[i], *near])
+    return [(placed[i] + SLANT * y, y + 0.06) for i, (_, y) in enumerate(points)]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
