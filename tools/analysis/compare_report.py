@@ -1,8 +1,7 @@
 """Make docs/comparison.md, .csv and .png from the results of compare.py.
 
     python tools/analysis/compare_report.py docs/comparison.json
-    python tools/analysis/compare_report.py docs/comparison.json \\
-        --overview moving_shapes
+    python tools/analysis/compare_report.py docs/comparison.json --overview
 
 There is a table for each data set. Figures are means over the seeds on the test split;
 beside them stands what the STOP paper prints, from configs/targets.json. ``--overview``
@@ -19,6 +18,7 @@ from typing import Any, Optional
 
 import protocol_report
 from matplotlib.figure import Figure
+from papers import DATA_SETS
 from reports import standard_error, table
 from variants import percent
 
@@ -64,10 +64,10 @@ prints, where it is known.
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('results', type=Path, help='JSON file of compare.py')
-    parser.add_argument('--overview', metavar='DATA_SET', help='print its short table')
+    parser.add_argument('--overview', action='store_true', help='print a short table')
     args = parser.parse_args(argv)
     if args.overview:
-        print(overview(json.loads(args.results.read_text()), args.overview))
+        print(overview(json.loads(args.results.read_text())))
     else:
         write(args.results)
 
@@ -160,17 +160,23 @@ def table_of(lines: Sequence[dict[str, Any]]) -> str:
     return table([*head, *metrics], rows)
 
 
-def overview(found: dict, data_set: str) -> str:
-    """Make the Markdown table of size, cost and first metric, the best method first."""
-    lines = [line for line in lines_of(found) if line['data set'] == data_set]
-    metric = first_metric(lines)
-    head = ['method', 'B/32', 'forward', 'step', 'seeds']
+def overview(found: dict) -> str:
+    """Make the short Markdown table: size, cost, and a metric for each data set.
+
+    The methods are those of the first data set, the best first.
+    """
+    lines, sets = lines_of(found), list(found['results'])
+    known = {(line['data set'], line['method']): line for line in lines}
+    metrics = {d: first_metric([x for x in lines if x['data set'] == d]) for d in sets}
+    first = [line for line in lines if line['data set'] == sets[0]]
+    head = ['method', 'B/32', 'forward', 'step']
     rows = [
-        [*(cell(line[key]) for key in head), figure(line, metric)]
-        for line in sorted(lines, key=lambda line: -line[metric])
+        [cell(line[key]) for key in head]
+        + [figure(known.get((d, line['method']), {}), metrics[d]) for d in sets]
+        for line in sorted(first, key=lambda line: -line[metrics[sets[0]]])
     ]
-    names = ['method', 'trained', 'forward', 'step', 'seeds', f'{metric}, %']
-    return table(names, rows)
+    titles = [f'{DATA_SETS.get(d, d)}: {metric}' for d, metric in metrics.items()]
+    return table(['method', 'trained', 'forward', 'step', *titles], rows)
 
 
 def first_metric(lines: Sequence[dict[str, Any]]) -> str:
