@@ -1,6 +1,7 @@
-"""How the property tests draw their examples, and what comes before and after a test.
+"""How property tests draw examples, what surrounds a test, and what is not done twice.
 
-By default the same ones every time. Fresh ones, from a seed that may be given, come by
+By default, examples are the same ones every time. Fresh ones, from a seed that may be
+given, come by
 
     python -m pytest -m slow tests/test_fuzz_*.py \
         --hypothesis-profile=fresh --hypothesis-seed=1
@@ -8,9 +9,13 @@ By default the same ones every time. Fresh ones, from a seed that may be given, 
 and one that fails is added to its test as an ``@example``.
 """
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import av  # noqa: F401  (before decord, whose old libvpx and libx264 it would use)
+import mmengine.config.config
+import open_clip
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -25,6 +30,31 @@ settings.register_profile(
     'fresh', settings.get_profile('repeatable'), derandomize=False
 )
 settings.load_profile('repeatable')
+
+
+def remember(function: Callable, key: Callable = str) -> Callable:
+    """Call a function once for each key of its first argument."""
+    made: dict[str, Any] = {}
+
+    def remembered(first: str, **options: Any) -> Any:
+        if key(first) not in made:
+            made[key(first)] = function(first, **options)
+        return made[key(first)]
+
+    return remembered
+
+
+# Hundreds of tests build towers, and each run formats its config five times.
+mmengine.config.config.FormatCode = remember(mmengine.config.config.FormatCode)
+open_clip.get_tokenizer = remember(
+    open_clip.get_tokenizer, lambda arch: f'{arch}: {open_clip.get_model_config(arch)}'
+)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector, which each data set calls, from what stays until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
