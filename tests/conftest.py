@@ -9,12 +9,14 @@ given, come by
 and one that fails is added to its test as an ``@example``.
 """
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import av  # noqa: F401  (before decord, whose old libvpx and libx264 it would use)
 import mmengine.config.config
+import mmengine.runner.runner
 import open_clip
 import pytest
 import torch
@@ -44,7 +46,9 @@ def remember(function: Callable, key: Callable = str) -> Callable:
     return remembered
 
 
-# Hundreds of tests build towers, and each run formats its config five times.
+# Hundreds of tests build towers; each run formats its config five times, and asks which
+# compilers there are.
+mmengine.runner.runner.collect_env = functools.cache(mmengine.runner.runner.collect_env)
 mmengine.config.config.FormatCode = remember(mmengine.config.config.FormatCode)
 open_clip.get_tokenizer = remember(
     open_clip.get_tokenizer, lambda arch: f'{arch}: {open_clip.get_model_config(arch)}'

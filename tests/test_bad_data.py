@@ -26,7 +26,6 @@ from test_tools import train
 from tiny_run import (
     COLOURS,
     ROOT,
-    log_little,
     run,
     tiny_config,
     write_tiny_retrieval,
@@ -257,8 +256,7 @@ def spoil(config, *names, on_error='skip', max_bad=0.5):
     'write',
     [write_tiny_run, pytest.param(write_tiny_retrieval, marks=pytest.mark.slow)],
 )
-def test_losses_of_an_epoch_are_listed(write, tmp_path, monkeypatch, capfd):
-    log_little(monkeypatch)
+def test_losses_of_an_epoch_are_listed(write, tmp_path, capfd):
     config = spoil(write(tmp_path), 'a/green.mp4')
     assert train.main([str(config), '--work-dir', str(tmp_path / 'work')]) == 0
     num = 1 if write is write_tiny_run else 2  # captions

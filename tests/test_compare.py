@@ -15,7 +15,7 @@ import variants
 from ablation import ROWS
 from mmengine.config import Config
 from test_tools import test, train
-from tiny_run import log_little, write_tiny_retrieval
+from tiny_run import write_tiny_retrieval
 
 TABLES = compare_report.TARGETS['tables']
 
@@ -56,7 +56,6 @@ def test_a_config_that_does_not_exist_is_named(capsys):
 @pytest.fixture
 def runs(monkeypatch):
     """Run the tools in this process, and list those that ran."""
-    log_little(monkeypatch)
     ran = []
 
     def run(args, work_dir, tool, *arguments):

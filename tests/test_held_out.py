@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tiny_run import log_little, tiny_config, write_tiny_retrieval
+from tiny_run import tiny_config, write_tiny_retrieval
 
 from mmstop.config import load_config
 from mmstop.datasets import (
@@ -178,8 +178,7 @@ def test_log_names_the_list_that_the_best_checkpoint_is_chosen_on(
 
 
 @pytest.mark.slow
-def test_a_run_validates_on_what_it_holds_out(tmp_path, monkeypatch):
-    log_little(monkeypatch)
+def test_a_run_validates_on_what_it_holds_out(tmp_path):
     config = write_tiny_retrieval(tmp_path)
     options = {'val_from_train': 0.34, 'train_cfg.max_epochs': 1}
     Runner.from_cfg(load_config(str(config), options)).train()

@@ -13,7 +13,7 @@ import pytest
 from pages import ROOT, code_of, commands_of
 from test_converters import load_script
 from test_tools import test, train
-from tiny_run import COLOURS, log_little, write_video
+from tiny_run import COLOURS, write_video
 
 import mmstop_cli as cli
 from mmstop.datasets import load_captions, load_classes, load_labels
@@ -320,7 +320,6 @@ def call(command: str) -> int:
 @pytest.mark.slow
 def test_page_leads_from_clips_to_answers(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    log_little(monkeypatch)
     write_configs(tmp_path)
     write_clips(tmp_path)
     outputs = {}

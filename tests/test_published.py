@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from huggingface_hub import ModelCard
 from mmengine.config import Config
-from tiny_run import log_little, train_wildly, write_tiny_retrieval, write_tiny_run
+from tiny_run import train_wildly, write_tiny_retrieval, write_tiny_run
 
 from mmstop.apis import VideoCLIP, publish
 from mmstop.apis.published import read_published
@@ -43,13 +43,6 @@ class Run:
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp('run')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quiet():
-    with pytest.MonkeyPatch.context() as patch:
-        log_little(patch)
-        yield
 
 
 @pytest.fixture(scope='module')

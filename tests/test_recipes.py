@@ -15,7 +15,6 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from pages import ROOT, commands_of, python_of
 from test_own_clips import call, make, write_clips, write_configs
 from test_tools import assert_same, test, train
-from tiny_run import log_little
 
 from mmstop.compat.reader import read
 from mmstop.config import load_config
@@ -56,7 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_recipe(folder, tmp_path, monkeypatch):
     """Write a config with a recipe and read it as a tool does."""
     monkeypatch.chdir(folder)
-    log_little(monkeypatch)
 
     def read_recipe(title: str, tool=train) -> Config:
         code = RECIPES[title]
@@ -157,7 +155,6 @@ def test_clips_of_the_page_are_those_of_open_clip():
 @pytest.mark.slow
 def test_stopped_run_is_resumed_here_and_elsewhere(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    log_little(monkeypatch)
     here, elsewhere = (
         command
         for command in commands_of('recipes.md')

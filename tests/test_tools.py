@@ -15,7 +15,7 @@ from mmengine.fileio import load
 from mmengine.model import BaseModule
 from own_configs import CONFIGS, ONE_EACH
 from PIL import Image
-from tiny_run import ROOT, log_little, run, tiny_config, write_tiny_run
+from tiny_run import ROOT, run, tiny_config, write_tiny_run
 
 from mmstop.compat.reader import read
 from mmstop.config import load_config
@@ -200,10 +200,9 @@ def test_zero_shot_needs_no_checkpoint(config, tmp_path, capsys):
     ],
 )
 def test_short_parts_of_a_schedule_are_left_out(
-    epochs, batch_size, kept, said, config, tmp_path, monkeypatch, capfd
+    epochs, batch_size, kept, said, config, tmp_path, capfd
 ):
     """A warm-up of one step would leave the learning rate where it starts."""
-    log_little(monkeypatch)
     path = tmp_path / f'epochs{epochs}_batch{batch_size}.py'
     path.write_text(
         f'_base_ = {str(config)!r}\n'

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -201,14 +200,6 @@ def train_wildly(config: Path) -> Path:
         path.parent, path.name, save_optimizer=False, save_param_scheduler=False
     )
     return path
-
-
-def log_little(monkeypatch: Any) -> None:
-    """Log configs as they are and no compilers, which takes longer than a tiny run."""
-    monkeypatch.setattr(
-        'mmengine.config.config.FormatCode', lambda text, **_: (text, True)
-    )
-    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
 
 
 def environment(**variables: str) -> dict[str, str]:
