@@ -195,10 +195,8 @@ def command(*arguments):
     export.run(parser.parse_args([str(argument) for argument in arguments]))
 
 
-@pytest.mark.parametrize(
-    'write',
-    [write_tiny_run, pytest.param(write_tiny_retrieval, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('write', [write_tiny_run, write_tiny_retrieval])
 def test_command_exports_what_was_trained(write, tmp_path, capsys):
     config = write(tmp_path)
     torch.manual_seed(1)

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from modelindex.load_model_index import load as load_model_index
 from own_configs import CONFIGS
 
@@ -50,6 +51,7 @@ INDEX = 'site/mmstop/.mim/model-index.yml'
 CONFIG = 'site/mmstop/.mim/configs/stop_moving_shapes.py'
 
 
+@pytest.mark.slow
 def test_wheel_works_from_elsewhere(tmp_path):
     """Build it, unpack it beside the installed dependencies, and use what it brings."""
     build = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation']
