@@ -35,13 +35,14 @@ settings.load_profile('repeatable')
 
 
 def remember(function: Callable, key: Callable = str) -> Callable:
-    """Call a function once for each key of its first argument."""
-    made: dict[str, Any] = {}
+    """Call a function once for each key of its first argument, and its options."""
+    made: dict[tuple[str, str], Any] = {}
 
     def remembered(first: str, **options: Any) -> Any:
-        if key(first) not in made:
-            made[key(first)] = function(first, **options)
-        return made[key(first)]
+        name = key(first), str(options)
+        if name not in made:
+            made[name] = function(first, **options)
+        return made[name]
 
     return remembered
 

@@ -161,6 +161,22 @@ def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
     assert [text.get_text() for text in by_cost.texts] == ['stop']
 
 
+def test_overview_has_every_method_and_a_column_for_each_data_set():
+    lines = [{'acc/top1': 0.5}, {'acc/top1': 0.7}], [{'retrieval/t2v/R1': 9.0}]
+    seeds = [{'seeds': dict(enumerate(runs))} for runs in lines]
+    results = {'first': {'vpt': seeds[0]}, 'moving_shapes_retrieval': {'aim': seeds[1]}}
+    costs = {'vpt': {'trained': 1000, 'forward_ratio': 0.5, 'step_ratio': 2.0}}
+    assert compare_report.overview({'results': results, 'costs': costs}).split(
+        '\n'
+    ) == [
+        '| method | trained | forward | step | first: top-1 '
+        '| Moving Shapes, captions: t2v R1 |',
+        '| --- | --- | --- | --- | --- | --- |',
+        '| vpt | 1,000 | 0.50 | 2.00 | 60.0 ± 10.0 | – |',
+        '| aim | – | – | – | – | 9.0 |',
+    ]
+
+
 def test_front_keeps_what_nothing_surpasses():
     points = [(2, 9), (1, 5), (3, 9), (1, 4), (2, 8), (4, 10)]
     assert compare_report.front(points) == [(1, 5), (2, 9), (4, 10)]

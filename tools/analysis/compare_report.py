@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import mean
 from typing import Any, Optional
@@ -57,7 +58,8 @@ prints, where it is known.
 - *GMACs*, *forward* and *step* are those of the video tower of the MSR-VTT config, for
   12 frames; both times are relative to open_clip's plain frozen tower in the same run.
 - *rate* is the learning rate that was best on the validation split with the first seed,
-  out of those under *Rates tried*; – stands for the config's own.
+  out of those under *Rates tried*, or that of the data set named there; – stands for
+  the config's own.
 """
 
 
@@ -87,8 +89,7 @@ def write(path: Path) -> None:
         parts.append(COLUMNS)
     if found.get('costs'):
         parts.append(f'## Costs\n\n{table_of_costs(lines)}\n')
-    for data_set in found.get('results', {}):
-        chosen = [line for line in lines if line['data set'] == data_set]
+    for data_set, chosen in by_data_set(lines).items():
         parts.append(f'## {data_set}\n\n{table_of(chosen)}\n')
         if tried := table_of_rates(found['results'][data_set]):
             parts.append(f'### Rates tried on {data_set}\n\n{tried}\n')
@@ -161,22 +162,27 @@ def table_of(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def overview(found: dict) -> str:
-    """Make the short Markdown table: size, cost, and a metric for each data set.
-
-    The methods are those of the first data set, the best first.
-    """
-    lines, sets = lines_of(found), list(found['results'])
-    known = {(line['data set'], line['method']): line for line in lines}
-    metrics = {d: first_metric([x for x in lines if x['data set'] == d]) for d in sets}
-    first = [line for line in lines if line['data set'] == sets[0]]
+    """Make the short Markdown table, in the order of the first data set's metric."""
+    sets = by_data_set(lines_of(found))
+    metrics = {d: first_metric(lines) for d, lines in sets.items()}
+    known = {d: {x['method']: x for x in lines} for d, lines in sets.items()}
+    methods = {line['method']: line for lines in sets.values() for line in lines}
+    first = next(iter(sets))
+    best = {name: line[metrics[first]] for name, line in known[first].items()}
     head = ['method', 'B/32', 'forward', 'step']
     rows = [
-        [cell(line[key]) for key in head]
-        + [figure(known.get((d, line['method']), {}), metrics[d]) for d in sets]
-        for line in sorted(first, key=lambda line: -line[metrics[sets[0]]])
+        [cell(methods[name][key]) for key in head]
+        + [figure(known[d].get(name, {}), metrics[d]) for d in sets]
+        for name in sorted(methods, key=lambda name: -best.get(name, -1))
     ]
     titles = [f'{DATA_SETS.get(d, d)}: {metric}' for d, metric in metrics.items()]
     return table(['method', 'trained', 'forward', 'step', *titles], rows)
+
+
+def by_data_set(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Group the lines that have results, in the order of ``lines_of``."""
+    groups = groupby(lines, key=lambda line: line['data set'])
+    return {name: list(group) for name, group in groups if name}
 
 
 def first_metric(lines: Sequence[dict[str, Any]]) -> str:
@@ -225,15 +231,15 @@ def figure(line: dict[str, Any], name: str) -> str:
 
 def plot(lines: Sequence[dict[str, Any]]) -> Figure:
     """Draw the first metric by size and, where measured, by cost, for each data set."""
+    sets = by_data_set(lines)
     chosen = [line for line in lines if line['data set']]
-    data_sets = list(dict.fromkeys(line['data set'] for line in chosen))
     axes = [key for key in AXES if any(line[key] is not None for line in chosen)]
-    size = 7 * len(axes), 5 * len(data_sets)
+    size = 7 * len(axes), 5 * len(sets)
     figure = Figure(figsize=size, layout='constrained')
-    panels: Any = figure.subplots(len(data_sets), len(axes), squeeze=False)
-    for data_set, row in zip(data_sets, panels):
+    panels: Any = figure.subplots(len(sets), len(axes), squeeze=False)
+    for (data_set, group), row in zip(sets.items(), panels):
         for key, panel in zip(axes, row):
-            draw(panel, [line for line in chosen if line['data set'] == data_set], key)
+            draw(panel, group, key)
             panel.set_title(data_set)
     return figure
 
@@ -274,12 +280,9 @@ def apart(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     feet = [x - SLANT * y for x, y in points]  # where a label's line meets the bottom
     placed: dict[int, float] = {}
     for i in sorted(range(len(points)), key=feet.__getitem__):
-        near = [
-            foot + LABEL
-            for other, foot in placed.items()
-            if abs(points[other][1] - points[i][1]) < LENGTH
-        ]
-        placed[i] = max([feet[i], *near])
+        y = points[i][1]
+        near = [foot for j, foot in placed.items() if abs(points[j][1] - y) < LENGTH]
+        placed[i] = max([feet[i], *(foot + LABEL for foot in near)])
     return [(placed[i] + SLANT * y, y + 0.06) for i, (_, y) in enumerate(points)]
 
 
