@@ -177,6 +177,14 @@ def test_overview_has_every_method_and_a_column_for_each_data_set():
     ]
 
 
+def test_overview_of_costs_alone_is_one_clear_error(tmp_path, capsys):
+    path = tmp_path / 'costs.json'
+    path.write_text('{"costs": {}}')
+    with pytest.raises(SystemExit):
+        compare_report.main([str(path), '--overview'])
+    assert f'{path} has no results of compare.py' in capsys.readouterr().err
+
+
 def test_front_keeps_what_nothing_surpasses():
     points = [(2, 9), (1, 5), (3, 9), (1, 4), (2, 8), (4, 10)]
     assert compare_report.front(points) == [(1, 5), (2, 9), (4, 10)]

@@ -68,10 +68,12 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument('results', type=Path, help='JSON file of compare.py')
     parser.add_argument('--overview', action='store_true', help='print a short table')
     args = parser.parse_args(argv)
-    if args.overview:
-        print(overview(json.loads(args.results.read_text())))
-    else:
-        write(args.results)
+    if not args.overview:
+        return write(args.results)
+    found = json.loads(args.results.read_text())
+    if not found.get('results'):
+        parser.error(f'{args.results} has no results of compare.py table1 or table2')
+    print(overview(found))
 
 
 def write(path: Path) -> None:
@@ -196,9 +198,8 @@ def table_of_rates(methods: dict[str, dict]) -> str:
     for method, result in methods.items():
         first = next(iter(result['seeds'].values()))
         factor = percent(next(metric for metric in NAMES if metric in first))
-        tried = sorted(
-            result.get('tuning', {}).items(), key=lambda item: float(item[0])
-        )
+        tuning = result.get('tuning', {})
+        tried = sorted(tuning.items(), key=lambda item: float(item[0]))
         scores = ', '.join(f'{rate}: {factor * score:.1f}' for rate, score in tried)
         if 'rate_of' in result:
             scores = f'{result["rate"]}, as on {result["rate_of"]}'
@@ -234,8 +235,7 @@ def plot(lines: Sequence[dict[str, Any]]) -> Figure:
     sets = by_data_set(lines)
     chosen = [line for line in lines if line['data set']]
     axes = [key for key in AXES if any(line[key] is not None for line in chosen)]
-    size = 7 * len(axes), 5 * len(sets)
-    figure = Figure(figsize=size, layout='constrained')
+    figure = Figure(figsize=(7 * len(axes), 5 * len(sets)), layout='constrained')
     panels: Any = figure.subplots(len(sets), len(axes), squeeze=False)
     for (data_set, group), row in zip(sets.items(), panels):
         for key, panel in zip(axes, row):
