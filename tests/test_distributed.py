@@ -55,14 +55,7 @@ def test_the_batch_has_videos_with_many_prompts_few_and_none():
     assert counts[6:].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(
-    'processes',
-    [
-        pytest.param(1, marks=pytest.mark.slow),
-        2,
-        pytest.param(4, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize('processes', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_give_loss_and_gradients_of_one(processes, alone, tmp_path):
     done = run(
         *TORCHRUN, f'--nproc-per-node={processes}',
@@ -123,14 +116,13 @@ def test_seven_videos_are_recognised_alike(config, tmp_path):
     shutil.copy(videos / 'red.mp4', videos / 'seventh.mp4')
     (config.parent / 'test.txt').write_text('\n'.join([*lines, 'a/seventh.mp4 2']))
     weights, metrics, scores = save_weights(config), {}, {}
-    for n in (1, 2, 4):
+    for n in (1, 4):
         dump = tmp_path / f'{n}.pkl'
         metrics[n] = run_test(config, weights, n, tmp_path / str(n), '--dump', dump)
         scores[n] = torch.stack([item['pred_score'] for item in load(str(dump))])
     assert metrics[1].keys() == {'acc/top1', 'acc/top5', 'acc/mean1'}
-    assert metrics[1] == metrics[2] == metrics[4]
-    assert len(scores[1]) == 7
-    assert torch.equal(scores[1], scores[2]) and torch.equal(scores[1], scores[4])
+    assert metrics[1] == metrics[4]
+    assert len(scores[1]) == 7 and torch.equal(scores[1], scores[4])
 
 
 @pytest.mark.slow
@@ -143,15 +135,14 @@ def test_five_videos_with_one_to_five_captions_are_retrieved_alike(tmp_path):
     cfg.test_evaluator.features_out = str(tmp_path / 'features.npz')
     cfg.dump(config)
     weights, metrics, features = save_weights(config), {}, {}
-    for n in (1, 2, 4):
+    for n in (1, 4):
         metrics[n] = run_test(config, weights, n, tmp_path / str(n))
         features[n] = dict(np.load(tmp_path / 'features.npz'))
     assert len(metrics[1]) == 15
-    assert metrics[1] == metrics[2] == metrics[4]
+    assert metrics[1] == metrics[4]
     assert features[1]['owner'].tolist() == np.repeat(range(5), range(1, 6)).tolist()
-    for n in (2, 4):
-        for name, expected in features[1].items():
-            np.testing.assert_array_equal(features[n][name], expected)
+    for name, expected in features[1].items():
+        np.testing.assert_array_equal(features[4][name], expected)
 
 
 @pytest.mark.slow
