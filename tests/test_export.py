@@ -62,7 +62,6 @@ GRAPHS = (
     'STOPCLIPViT-figure',
     'STOPCLIPViT-0.3-2',
     "STOPCLIPViT-frame-('merge', 2)",
-    "STOPCLIPViT-2-('merge', 2)",
     'DeepPromptCLIPViT',
     'AdapterCLIPViT',
     'DGLCLIPViT',
@@ -70,8 +69,8 @@ GRAPHS = (
     "TempMeCLIPViT-('lora', {'rank': 8})",
     'UniPT',
 )
-# ONNX is made of what .pt2 holds: two are enough.
-FORMS = [*((name, 'onnx') for name in GRAPHS), *((name, 'pt2') for name in GRAPHS[2:4])]
+# ONNX is made of what .pt2 holds: of the latter, one more graph is enough.
+FORMS = [*((name, 'onnx') for name in GRAPHS), ("STOPCLIPViT-2-('merge', 2)", 'pt2')]
 
 
 @pytest.mark.slow
@@ -83,9 +82,8 @@ def test_exported_video_tower_equals_it_for_every_batch(name, form, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', METHODS[:2], ids=['joint', 'frame'])
-def test_an_image_is_exported_too(method, tmp_path):
-    tower = method.build()
+def test_an_image_is_exported_too(tmp_path):
+    tower = METHODS[0].build()
     (path,) = export_towers(Two(tower, None), 1, tmp_path)
     assert_same(path, tower, [wild(1, 1), wild(3, 1)])
 
