@@ -182,7 +182,9 @@ def test_overview_of_costs_alone_is_one_clear_error(tmp_path, capsys):
     path.write_text('{"costs": {}}')
     with pytest.raises(SystemExit):
         compare_report.main([str(path), '--overview'])
-    assert f'{path} has no results of compare.py' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f'{path} has no results of compare.py' in error
+    assert f'run one with --json {path}' in error
 
 
 def test_front_keeps_what_nothing_surpasses():

@@ -72,7 +72,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return write(args.results)
     found = json.loads(args.results.read_text())
     if not found.get('results'):
-        parser.error(f'{args.results} has no results of compare.py table1 or table2')
+        missing = f'{args.results} has no results of compare.py table1 or table2'
+        parser.error(f'{missing}; run one with --json {args.results}')
     print(overview(found))
 
 
