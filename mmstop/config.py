@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any, Optional, Union
 
 from mmengine.config import Config, DictAction
@@ -30,6 +31,9 @@ from mmstop.datasets.listing import VIDEOS
 from mmstop.errors import ConfigError, short
 
 __all__ = ['KeyValues', 'datasets', 'hold_out', 'load_config', 'use_rawframes']
+
+# CPython 3.11 may fail with a SystemError where two threads parse code at a time.
+_READING = Lock()
 
 
 class KeyValues(DictAction):
@@ -119,7 +123,8 @@ def _read(path: str) -> Config:
 
 
 def _read_once(path: str) -> Config:
-    cfg = Config.fromfile(path)
+    with _READING:
+        cfg = Config.fromfile(path)
     if getattr(cfg, '_imported_names', None):  # imported on access
         list(walk(cfg))
     return cfg

@@ -1,6 +1,9 @@
 """One setting for what a config holds in several places, and parts that agree."""
 
+import gc
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -253,3 +256,26 @@ def test_a_random_step_in_testing_triggers_a_warning(step, random, tmp_path):
     if random:
         start = f'test_dataloader.dataset.pipeline.1: {step["type"]} is random, so the'
         assert told[0].startswith(start)
+
+
+def test_threads_read_configs_at_once():
+    """In CPython 3.11, a parser that frees garbage may be left for another thread's."""
+
+    class Garbage:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            time.sleep(1e-4)  # another thread goes on
+
+    def load(_):
+        Garbage()
+        return load_config(SSV2).filename
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            assert {*pool.map(load, range(30))} == {SSV2}
+    finally:
+        gc.set_threshold(*thresholds)
