@@ -11,6 +11,7 @@ and one that fails is added to its test as an ``@example``.
 
 import functools
 import gc
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,3 +70,20 @@ def gradients_stay_on() -> Iterator[None]:
     on = torch.is_grad_enabled()
     torch.set_grad_enabled(True)
     assert on, 'gradients are off after this test'
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let what compares runs call the tools in this process; list those that ran."""
+    import variants
+    from test_tools import test, train
+
+    ran = []
+
+    def run(args: Any, work_dir: Any, tool: str, *arguments: str) -> None:
+        ran.append(tool)
+        time.sleep(1 - time.time() % 1)  # MMEngine tells runs apart by the second
+        assert {'train.py': train, 'test.py': test}[tool].main(arguments) == 0
+
+    monkeypatch.setattr(variants, 'run', run)
+    return ran

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections import Counter
 
 import ablation
@@ -15,8 +14,9 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from test_tools import train
 from tiny import TINY
-from tiny_run import COLOURS, ROOT, run, write_tiny_retrieval, write_tiny_run
+from tiny_run import COLOURS, write_tiny_retrieval, write_tiny_run
 
 from mmstop.visualization import Found, Query, plot_rankings
 
@@ -32,9 +32,8 @@ def config(tmp_path_factory):
 
 @pytest.mark.slow
 def test_draw_trace_draws_the_frames_of_test_videos(config, tmp_path):
-    one = ('--cfg-options', 'train_cfg.max_epochs=1')
-    trained = run(sys.executable, ROOT / 'tools' / 'train.py', config, *one)
-    assert trained.returncode == 0, trained.stderr
+    one = ['--cfg-options', 'train_cfg.max_epochs=1']
+    assert train.main([str(config), *one]) == 0
     checkpoint = config.parent / 'work' / 'epoch_1.pth'
     out = tmp_path / 'folder' / 'trace.png'
     draw_trace.main([str(config), str(checkpoint), '--out', str(out), '--num', '2'])
@@ -159,19 +158,24 @@ def test_ablation_tests_its_runs_otherwise(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
+def test_ablation_prints_what_it_measured(config, tmp_path, runs, capsys):
     arguments = [str(config), '--seeds', '0', '1', '--work-dir', str(tmp_path)]
     arguments += ['--rows', 'neither', '--vary', 'num_spatial=0']
     arguments += ['--json', str(tmp_path / 'found.json')]
+
+    def printed():  # the runs log in between
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if line.startswith('|')]
+
     ablation.main(arguments)
-    first = capsys.readouterr().out
+    first = printed()
     results = [
         100 * json.loads(path.read_text())['acc/top1']
         for path in sorted(tmp_path.glob('*/both-num-spatial-0-seed*/result.json'))
     ]
     each = ', '.join(f'{value:.1f}' for value in results)
     row = rf'\| both, num_spatial=0 \| {sum(results) / 2:.1f} \| {each} \|'
-    assert len(results) == 2 and re.search(row, first)
+    assert len(results) == 2 and re.search(row, '\n'.join(first))
     found = json.loads((tmp_path / 'found.json').read_text())
     assert list(found) == [config.stem] and set(found[config.stem]['neither']) == {'0'}
     assert [
@@ -183,11 +187,11 @@ def test_ablation_prints_what_it_measured(config, tmp_path, capsys):
     assert ablation.main(arguments) == 2
     assert 'with "lr": 0.001 instead of "lr": 0.002; ' in capsys.readouterr().err
     config.write_text(text)
-    assert ablation.main(arguments) == 0 and capsys.readouterr().out == first
+    assert ablation.main(arguments) == 0 and printed() == first
     config.unlink()  # finished runs need nothing any more
     ablation.main(arguments)
     config.write_text(text)  # for other tests
-    assert capsys.readouterr().out == first
+    assert printed() == first
 
 
 def test_ablation_draws_what_it_measured_against_the_cost(

@@ -353,11 +353,9 @@ def test_resumed_run_replaces_as_an_undisturbed_one(tmp_path):
     config = spoil(write_tiny_run(tmp_path), 'a/green.mp4', 'b/blue.mp4')
     options = ['--cfg-options', 'train_dataloader.num_workers=2']
     for folder, epochs in (('whole', 3), ('parts', 2), ('parts', 3)):
-        result = run(
-            sys.executable, TRAIN, config, '--resume', '--work-dir', tmp_path / folder,
-            *options, f'train_cfg.max_epochs={epochs}',
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+        arguments = [str(config), '--resume', '--work-dir', str(tmp_path / folder)]
+        arguments += [*options, f'train_cfg.max_epochs={epochs}']
+        assert train.main(arguments) == 0
     whole, parts = (
         read(tmp_path / name / 'epoch_3.pth')['state_dict']
         for name in ('whole', 'parts')

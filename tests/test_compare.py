@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import time
 from itertools import combinations
 
 import compare
@@ -11,10 +10,8 @@ import compare_report
 import contestants
 import model_zoo
 import pytest
-import variants
 from ablation import ROWS
 from mmengine.config import Config
-from test_tools import test, train
 from tiny_run import write_tiny_retrieval
 
 TABLES = compare_report.TARGETS['tables']
@@ -51,20 +48,6 @@ def test_a_config_that_does_not_exist_is_named(capsys):
     assert compare.main(['table1', '--methods', 'stop', 'x', '--data', 'ssv2']) == 2
     error = capsys.readouterr().err
     assert 'has no x_ssv2.py; for ssv2 it has ' in error and 'unipt' in error
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """Run the tools in this process, and list those that ran."""
-    ran = []
-
-    def run(args, work_dir, tool, *arguments):
-        ran.append(tool)
-        time.sleep(1 - time.time() % 1)  # MMEngine tells runs apart by the second
-        assert {'train.py': train, 'test.py': test}[tool].main(arguments) == 0
-
-    monkeypatch.setattr(variants, 'run', run)
-    return ran
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ options = fixed_dictionaries(
 )
 
 
-@fuzz(100, options=options, T=integers(1, 4), seed=seeds)
+@fuzz(40, options=options, T=integers(1, 4), seed=seeds)
 def test_valid_options_make_a_model_that_runs(options, T, seed):
     cfg = load_config(str(CONFIG), dict(options))
     check_config(cfg, [])

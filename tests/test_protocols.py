@@ -12,7 +12,6 @@ import protocols
 import pytest
 from mmengine.config import Config
 from own_configs import CONFIGS, read
-from test_compare import runs  # noqa: F401  (a fixture)
 from tiny_run import COLOURS, tiny_config, write_video
 
 from mmstop.config import KeyValues, load_config
@@ -481,7 +480,7 @@ def write_configs(folder):
 
 
 @pytest.mark.slow
-def test_every_protocol_from_lists_to_report(tiny, runs):  # noqa: F811
+def test_every_protocol_from_lists_to_report(tiny, runs):
     lists = [str(tiny / f'{stage}.txt') for stage in ('train', 'test')]
     given = [*lists, '--classes', str(tiny / 'names.txt')]
     assert make_shots.main(given) == 0

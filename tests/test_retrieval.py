@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import sys
 
 import distributed_step
 import pytest
@@ -15,6 +14,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
+from test_tools import test, train
 from tiny import TEXT, TINY, VIT, wild
 from tiny_run import ROOT, run, write_tiny_retrieval
 
@@ -273,15 +273,14 @@ def test_training_has_pairs_and_testing_videos(config):
 
 @pytest.mark.slow
 def test_trains_and_tests_through_the_tools(config, tmp_path):
-    done = run(sys.executable, ROOT / 'tools/train.py', config, '--work-dir', tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert train.main([str(config), '--work-dir', str(tmp_path)]) == 0
     (best,) = tmp_path.glob('best_retrieval_t2v_R1_epoch_*.pth')
-    test = [sys.executable, ROOT / 'tools/test.py', config, best]
-    done = run(*test, '--work-dir', tmp_path / 'test')
-    assert done.returncode == 0, done.stderr
-    (log,) = (tmp_path / 'test').glob('*/*.json')
+    folder = tmp_path / 'test'
+    assert test.main([str(config), str(best), '--work-dir', str(folder)]) == 0
+    (log,) = folder.glob('*/*.log')
+    assert '50 captions of 5 videos' in log.read_text()
+    (log,) = folder.glob('*/*.json')
     alone = json.loads(log.read_text())
-    assert '50 captions of 5 videos' in done.stdout
     done = run(
         ROOT / 'tools/dist_test.sh', config, best, 2, '--work-dir', tmp_path / 'dist'
     )
