@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 WORK = Path('work_dirs/demo')
 NAMES = 'moving_shapes'
 CAPTIONS = 'moving_shapes_retrieval'
-# To stay within five minutes overall: five epochs instead of eight, one epoch on
+# To take minutes, not a quarter of an hour: five epochs instead of eight, one epoch on
 # captions, one validation each.
 FIVE_EPOCHS = 'train_cfg.max_epochs=5', 'train_cfg.val_interval=5'
 ONE_EPOCH = 'train_cfg.max_epochs=1'
