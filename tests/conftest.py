@@ -75,7 +75,7 @@ def gradients_stay_on() -> Iterator[None]:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let what compares runs call the tools in this process; list those that ran."""
-    import variants
+    import variants  # here, so that pytest rewrites the assertions of test_tools first
     from test_tools import test, train
 
     ran = []
