@@ -251,13 +251,13 @@ def draw(panel: Any, lines: Sequence[dict[str, Any]], key: str) -> None:
     known = sorted((x for x in lines if x[key] is not None), key=lambda x: x[key])
     points = [(line[key], line[metric]) for line in known]
     for line, point in zip(known, points):
-        panel.errorbar(*point, line[f'{metric} error'], marker='o', capsize=3)
+        style = 'C3o' if line['method'] == 'stop' else 'C0o'
+        panel.errorbar(*point, line[f'{metric} error'], fmt=style, capsize=3)
     panel.plot(*zip(*front(points)), color='grey', linestyle='dotted', zorder=0)
     if key == 'trained':
         smallest = min((size for size, _ in points if size), default=1)
         panel.set_xscale('symlog', linthresh=smallest)  # zero-shot CLIP trains nothing
-    panel.set_ylim(0, 1.4 * max(accuracy for _, accuracy in points))
-    panel.set_yticks(range(0, 101, 20))
+    panel.set(ylim=(0, 1.4 * max(y for _, y in points)), yticks=range(0, 101, 20))
     panel.margins(x=0.08)
     panel.autoscale_view()  # now, since labels are placed by it
     to_axes = panel.transData + panel.transAxes.inverted()

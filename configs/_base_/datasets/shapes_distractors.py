@@ -1,4 +1,4 @@
-# Shapes among distractors, written by tools/data/harder_shapes.py.
+# Distractors, written by tools/data/harder_shapes.py.
 _base_ = 'moving_shapes.py'
 data_root = 'data/shapes_distractors'
 _in_root = dict(dataset=dict(data_root=data_root))

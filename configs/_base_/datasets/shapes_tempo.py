@@ -1,4 +1,4 @@
-# Shapes in four tempi, written by tools/data/harder_shapes.py.
+# Tempo, written by tools/data/harder_shapes.py.
 _base_ = 'moving_shapes.py'
 data_root = 'data/shapes_tempo'
 classes = 'shapes_tempo'
