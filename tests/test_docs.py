@@ -53,8 +53,15 @@ def test_index_of_mim_lists_the_configs_that_exist():
         for model in index.models
         for result in model.results or ()
     }
-    assert measured.keys() == model_zoo.MEASURED.keys()
     assert measured['clip_moving_shapes'] == {'top-1': 12.0}
+    text = (ROOT / 'docs' / 'model_zoo.md').read_text()
+    rows = re.findall(r'^\| \[`(\w+)`.*\| (\S+) (\S+)( at \S+)? \|$', text, re.M)
+    figures = {name: {m: float(x)} for name, m, x, at in rows if m != 'not' and not at}
+    assert measured == figures, 'with the own learning rate'
+    assert len(rows) > len(measured) and 'bias_moving_shapes' in measured
+    at = {name: rate for name, _, _, rate in rows}
+    for name, found in model_zoo.COMPARED.items():
+        assert at[name] in ('', f' at {found.get("rate")}')
 
 
 def test_figures_are_those_of_the_readme_and_the_results():

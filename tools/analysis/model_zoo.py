@@ -30,12 +30,22 @@ PAPER = {
     'stop_ucf101': 95.3,
     'stop_vatex': 57.5,
 }
-# The same, measured with this repository: of STOP, the means over the seeds.
+# The same, measured with this repository: the runs of each config, by seed.
 ABLATIONS = json.loads((ROOT / 'docs' / 'ablations.json').read_text())
-MEASURED = {'clip_moving_shapes': 12.0, 'clip_moving_shapes_retrieval': 7.0} | {
-    name: round(mean(map(main_figure, rows['both'].values())), 1)
+COMPARED = {
+    f'{method}_{data_set}': found
+    for data_set, methods in json.loads(
+        (ROOT / 'docs' / 'comparison.json').read_text()
+    )['results'].items()
+    for method, found in methods.items()
+}
+RUNS = {name: found['seeds'] for name, found in COMPARED.items()} | {
+    name: rows['both']
     for name, rows in ABLATIONS.items()
     if 'both' in rows and ' ' not in name  # not with --test-options
+}
+MEASURED = {
+    name: round(mean(map(main_figure, runs.values())), 1) for name, runs in RUNS.items()
 }
 COUNTED: dict[str, int] = {}  # by the configs of both towers
 METRICS = {'recognition': 'top-1', 'retrieval': 'R@1'}
@@ -49,8 +59,10 @@ Every config of `configs/`, listed by `python tools/analysis/model_zoo.py`.
   [`tools/analysis/get_params.py`](../tools/analysis/get_params.py) does;
 - *paper*: what the STOP paper reports, the target of the config; beside the first split
   only;
-- *measured*: what was measured with this repository, for STOP the mean over the seeds
-  of [Ablations](ablations.md); [Results](results.md) has the commands.
+- *measured*: what was measured with this repository, the mean over the seeds of
+  [Ablations](ablations.md) for STOP and of [Comparison](comparison.md) for all others,
+  with the learning rate that was chosen there, where it is not the config's own;
+  [Results](results.md) and [Methods](methods.md#compare-them) have the commands.
 
 Figures are top-1 accuracy (recognition) or text-to-video recall at 1 (retrieval), in %.
 No checkpoints are published. Where the package is installed without `-e`,
@@ -73,6 +85,7 @@ class Entry(NamedTuple):
     trained: int
     paper: Optional[float]
     measured: Optional[float]
+    rate: Optional[str]  # with which it was measured, if not with the config's own
 
 
 def main() -> None:
@@ -92,6 +105,9 @@ def read_entries() -> list[Entry]:
 
 def read_entry(path: Path) -> Entry:
     cfg = Config.fromfile(path)
+    rate = COMPARED.get(path.stem, {}).get('rate')
+    if rate and float(rate) == cfg.optim_wrapper.optimizer.lr:
+        rate = None
     data_set = max((d for d in DATA_SETS if path.stem.endswith(f'_{d}')), key=len)
     retrieves = cfg.model.type == 'CLIPRetriever'
     return Entry(
@@ -104,6 +120,7 @@ def read_entry(path: Path) -> Entry:
         trained=count_trained(cfg),
         paper=PAPER.get(path.stem),
         measured=MEASURED.get(path.stem),
+        rate=rate,
     )
 
 
@@ -120,7 +137,8 @@ def document(entries: list[Entry]) -> str:
     return HEAD + ''.join(
         f'| [`{e.name}`](../{e.path}) | {e.task} | {e.data_set} '
         f'| {e.collection.method} | `{e.arch}` | {e.trained:,} '
-        f'| {figure(e, e.paper, "–")} | {figure(e, e.measured, "not measured")} |\n'
+        f'| {figure(e, e.paper, "–")} | {figure(e, e.measured, "not measured")}'
+        f'{f" at {e.rate}" if e.rate else ""} |\n'
         for e in entries
     )
 
@@ -130,7 +148,10 @@ def figure(entry: Entry, value: Optional[float], otherwise: str) -> str:
 
 
 def metafile(entries: list[Entry]) -> str:
-    """Write OpenMMLab's metafile; only measured values count as results."""
+    """Write OpenMMLab's metafile.
+
+    Only what was measured with a config's own learning rate counts as a result.
+    """
     return yaml.safe_dump(
         dict(
             Collections=[
@@ -156,7 +177,7 @@ def model(entry: Entry) -> dict[str, Any]:
         'Config': entry.path,
         'Metadata': metadata,
     }
-    if entry.measured is not None:
+    if entry.measured is not None and entry.rate is None:
         result = dict(Task=entry.task, Dataset=entry.data_set)
         metrics = {METRICS[entry.task]: entry.measured}
         stated['Results'] = [dict(result, Metrics=metrics)]
