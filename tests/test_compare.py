@@ -11,6 +11,7 @@ import contestants
 import model_zoo
 import pytest
 from ablation import ROWS
+from matplotlib.colors import to_hex
 from mmengine.config import Config
 from tiny_run import write_tiny_retrieval
 
@@ -142,6 +143,8 @@ def test_report_puts_the_paper_s_figures_beside_the_measured_ones(tmp_path):
     by_size, by_cost = compare_report.plot(found).axes
     assert [text.get_text() for text in by_size.texts] == ['clip', 'stop']
     assert [text.get_text() for text in by_cost.texts] == ['stop']
+    colours = {to_hex(line.get_color()) for line in by_size.lines}
+    assert colours == {*map(to_hex, ['C0', 'C3', 'grey'])}, 'others, STOP, the front'
 
 
 def test_overview_has_every_method_and_a_column_for_each_data_set():

@@ -30,22 +30,21 @@ PAPER = {
     'stop_ucf101': 95.3,
     'stop_vatex': 57.5,
 }
-# The same, measured with this repository: the runs of each config, by seed.
+# The same, measured with this repository, by config: 'seeds', and the 'rate' if chosen.
 ABLATIONS = json.loads((ROOT / 'docs' / 'ablations.json').read_text())
+COMPARISON = json.loads((ROOT / 'docs' / 'comparison.json').read_text())
 COMPARED = {
     f'{method}_{data_set}': found
-    for data_set, methods in json.loads(
-        (ROOT / 'docs' / 'comparison.json').read_text()
-    )['results'].items()
+    for data_set, methods in COMPARISON['results'].items()
     for method, found in methods.items()
-}
-RUNS = {name: found['seeds'] for name, found in COMPARED.items()} | {
-    name: rows['both']
+} | {
+    name: {'seeds': rows['both']}
     for name, rows in ABLATIONS.items()
     if 'both' in rows and ' ' not in name  # not with --test-options
 }
 MEASURED = {
-    name: round(mean(map(main_figure, runs.values())), 1) for name, runs in RUNS.items()
+    name: round(mean(map(main_figure, found['seeds'].values())), 1)
+    for name, found in COMPARED.items()
 }
 COUNTED: dict[str, int] = {}  # by the configs of both towers
 METRICS = {'recognition': 'top-1', 'retrieval': 'R@1'}
